@@ -1,0 +1,1 @@
+"""Networks: encoders, heads, the online and the target side."""

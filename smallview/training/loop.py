@@ -1,0 +1,180 @@
+"""The loop: one state, one step, until the steps are done or someone asks to stop.
+
+Legend: B images, D embedding dimensions; progress in [0, 1].
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from smallview.errors import DivergedError
+from smallview.method import Method, compute_loss
+from smallview.networks.online_target import Networks
+from smallview.records import Batch, ViewBatch
+from smallview.schedules import Schedule, resolve
+from smallview.seeds import derive
+from smallview.training.precision import Precision
+from smallview.training.watch import feature_spread, gradients_finite
+
+MOST_SKIPPED = 3
+
+
+@dataclass
+class TrainState:
+    """All that the next step needs; its tensors are the checkpoint."""
+
+    networks: Networks
+    optimizer: torch.optim.Optimizer
+    bank: dict[str, Tensor]
+    step: int = 0
+    skipped: int = 0
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: weights, statistics, target, optimizer state, bank."""
+        out = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
+        out |= {f"bank.{name}": value for name, value in self.bank.items()}
+        for i, parameter in enumerate(self._parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    out[f"optimizer.{i}.{name}"] = value
+        return out
+
+    def load(self, tensors: dict[str, Tensor], step: int, skipped: int = 0) -> None:
+        """Take over the tensors of a checkpoint; each lands on its device in its layout."""
+        prefix = "networks."
+        self.networks.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, strict=True)
+        self.bank = {name: tensors[f"bank.{name}"].to(value.device) for name, value in self.bank.items()}
+        for i, parameter in enumerate(self._parameters()):
+            start = f"optimizer.{i}."
+            for key, value in tensors.items():
+                if key.startswith(start):
+                    # fused steps walk raw memory: a buffer must lie in memory exactly as its parameter does
+                    same = value.shape == parameter.shape
+                    own = torch.empty_like(parameter) if same else torch.empty_like(value, device=parameter.device)
+                    self.optimizer.state[parameter][key[len(start) :]] = own.copy_(value)
+        self.step, self.skipped = step, skipped
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: loss terms by name, spread of the online embeddings, seconds spent and seconds waited for data."""
+
+    step: int
+    epoch: int
+    progress: float
+    lr: float
+    loss: float
+    losses: dict[str, float]
+    spread: float | None
+    seconds: float
+    waited: float
+    images: int
+    warning: str | None = None
+    rows: list[int] = field(default_factory=list)
+
+
+def train_step(
+    state: TrainState,
+    method: Method,
+    views: tuple[ViewBatch, ...],
+    *,
+    progress: float,
+    lr: float,
+    seed: int,
+    precision: Precision,
+    device: torch.device,
+    look: bool = True,
+) -> tuple[float, dict[str, float], float | None, bool]:
+    """One step of any method: loss, backward, optimizer, target follows. -> loss, terms, spread, whether the numbers were finite.
+
+    A loss or gradient that is not finite changes nothing: weights, BatchNorm statistics and bank stay as they were.
+    """
+    torch.manual_seed(derive(seed, "step", state.step))  # for layers that draw, such as dropout
+    views = tuple(ViewBatch(v.images.contiguous(memory_format=precision.memory_format), v.seen_by) for v in views)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    buffers = list(state.networks.buffers())
+    kept = [buffer.clone() for buffer in buffers]  # one NaN in a running average would stay there for good
+    with precision.autocast(device):
+        loss, losses, bank, embeddings = compute_loss(method, state.networks, state.bank, views, progress, (seed, state.step))
+    loss.backward()
+    finite = bool(torch.isfinite(loss)) and gradients_finite(state.networks.parameters())
+    if finite:
+        state.optimizer.step()
+        state.networks.follow(progress)
+        state.bank = bank
+    else:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+    state.optimizer.zero_grad(set_to_none=True)
+    spread = feature_spread(embeddings.online[0].detach()) if look else None
+    return float(loss.detach()), {name: float(value.detach()) for name, value in losses.items()}, spread, finite
+
+
+def train(
+    state: TrainState,
+    method: Method,
+    feed: Iterable[tuple[Batch, tuple[ViewBatch, ...]]],
+    *,
+    total_steps: int,
+    lr: float | Schedule,
+    seed: int,
+    precision: Precision,
+    device: torch.device,
+    on_step: Callable[[StepReport], bool],
+    look_every: int = 10,
+) -> bool:
+    """Train until `total_steps`; `on_step` sees every report and returns True to stop. -> whether it was finished.
+
+    feed yields (Batch, views) from `state.step` on. A step whose numbers are not finite is skipped and said; the third in a row
+    raises DivergedError.
+    """
+    state.networks.train()
+    before = time.perf_counter()
+    for batch, views in feed:
+        waited = time.perf_counter() - before
+        progress = state.step / total_steps
+        rate = resolve(lr, progress)
+        look = state.step % look_every == 0
+        loss, losses, spread, finite = train_step(
+            state, method, views, progress=progress, lr=rate, seed=seed, precision=precision, device=device, look=look
+        )
+        state.skipped = 0 if finite else state.skipped + 1
+        state.step += 1
+        warning = None
+        if not finite:
+            warning = f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"
+        now = time.perf_counter()
+        report = StepReport(
+            step=state.step,
+            epoch=batch.epoch,
+            progress=state.step / total_steps,
+            lr=rate,
+            loss=loss,
+            losses=losses,
+            spread=spread,
+            seconds=now - before,
+            waited=waited,
+            images=len(batch.index),
+            warning=warning,
+            rows=[] if finite else [int(i) for i in batch.index],
+        )
+        stop = on_step(report)
+        if state.skipped >= MOST_SKIPPED:
+            raise DivergedError(
+                f"step {state.step:,}: the loss was not finite {MOST_SKIPPED} times in a row; the last good checkpoint is kept; "
+                "start anew with --fresh and a lower --set optimizer.lr"
+            )
+        if stop and state.step < total_steps:
+            return False
+        before = now
+    return state.step >= total_steps

@@ -1,0 +1,128 @@
+"""Device, memory layout and number format: a fixed rule of encoder, device and CPU flags, or timed when asked."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from smallview.errors import SmallviewError, UsageError
+
+Layout = Literal["channels_first", "channels_last"]
+Format = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How numbers lie in memory and how many bits they have, and why."""
+
+    layout: Layout
+    dtype: Format
+    reason: str
+
+    def place(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module on the device, in this layout."""
+        return module.to(device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """torch's name of the layout."""
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The context for forward passes."""
+        return nullcontext() if self.dtype == "float32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        UsageError: an unknown name. SmallviewError: a device that this machine does not have.
+    """
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise UsageError(f'--device is "{name}"; wanted auto, cpu, cuda or mps')
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SmallviewError("--device is cuda, and torch finds no CUDA device here; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SmallviewError("--device is mps, and torch finds none here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def cpu_flags() -> frozenset[str]:
+    """The CPU's features as Linux names them; empty elsewhere."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) -> Precision:
+    """The layout and format for an encoder on a device: a rule, so that two runs never differ by chance.
+
+    channels_last: on GPUs for every convolution net; on CPUs for depthwise nets and plain dense stacks, whose steps it makes 1.3
+    to 2.3 times faster, but not for ResNets, whose steps it leaves or slows. bfloat16: on GPUs that have it; on CPUs only with AMX.
+    """
+    convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+    depthwise = any(m.groups > 1 for m in convolutions)
+    attention = len(convolutions) <= 1
+    if device.type == "cuda":
+        layout: Layout = "channels_first" if attention else "channels_last"
+        dtype: Format = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return Precision(layout, dtype, f"rule for {device.type}: {layout} for convolutions, {dtype}")
+    plain = type(encoder).__name__ == "DenseSmall"
+    layout = "channels_last" if (depthwise or plain) and not attention else "channels_first"
+    kind = "depthwise convolutions" if depthwise else "a plain dense stack" if plain else "attention" if attention else "a residual net"
+    dtype = "bfloat16" if device.type == "cpu" and "amx_bf16" in flags else "float32"
+    return Precision(layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {'AMX' if dtype == 'bfloat16' else 'no AMX'} -> {dtype}")
+
+
+def probe(step: Callable[[Precision], None], device: torch.device, rounds: int = 3) -> Precision:
+    """Time one training step in each layout and format, in turns, and take the fastest median; `step` must not change the run."""
+    formats: list[Format] = ["float32", "bfloat16"]
+    layouts: list[Layout] = ["channels_first", "channels_last"]
+    arms = [Precision(layout, dtype, "") for layout in layouts for dtype in formats]
+    times: dict[Precision, list[float]] = {arm: [] for arm in arms}
+    for turn in range(rounds + 1):
+        for arm in arms:
+            start = time.perf_counter()
+            step(arm)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first turn warms up
+                times[arm].append(time.perf_counter() - start)
+    middle = {arm: sorted(t)[len(t) // 2] for arm, t in times.items()}
+    best = min(arms, key=lambda arm: middle[arm])
+    listed = ", ".join(f"{a.layout} {a.dtype} {1000 * middle[a]:.0f} ms" for a in arms)
+    return Precision(best.layout, best.dtype, f"probed: {listed}")
+
+
+def keep_big_blocks() -> bool:
+    """Ask glibc to keep freed memory instead of handing it back after each step; True where that worked.
+
+    Activations are freed and asked for again at every step; fetching their pages anew each time costs a small net on a CPU
+    part of its speed (`benchmarks/` measures it).
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or os.environ.get("SMALLVIEW_MALLOC") == "off":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_max = -1, -4
+        return bool(libc.mallopt(trim_threshold, 2**31 - 1)) and bool(libc.mallopt(mmap_max, 0))
+    except OSError:
+        return False

@@ -1,0 +1,93 @@
+"""What a person sees while training runs: one redrawn line on a terminal, one plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from smallview.training.loop import StepReport
+
+EVERY_SECONDS = 10.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Example:
+        >>> clock(7), clock(75), clock(4000)
+        ('7 s', '1 min 15 s', '1 h 06 min')
+    """
+    s = max(0, round(seconds))
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Shows images per second, the share of time spent waiting for views, loss terms, spread and time left; on stderr."""
+
+    def __init__(self, total_steps: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self.total, self.stream, self.quiet = total_steps, stream or sys.stderr, quiet
+        self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
+        self.images = 0
+        self.seconds = self.waited = 0.0
+        self.spread: float | None = None
+        self.rate: float | None = None
+        self.shown = time.monotonic()
+        self.drawn = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if self.drawn:
+            self.stream.write("\n")
+            self.stream.flush()
+            self.drawn = False
+
+    def say(self, message: str) -> None:
+        """A message of its own line."""
+        self._end_line()
+        self.stream.write(message + "\n")
+        self.stream.flush()
+
+    def line(self, report: StepReport) -> str:
+        """One line about the run as it stands."""
+        speed = self.images / max(self.seconds, 1e-9)
+        left = (self.total - report.step) * (self.rate or 0.0)
+        terms = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+        spread = "" if self.spread is None else f" · spread {self.spread:.2f}"
+        waited = 100.0 * self.waited / max(self.seconds, 1e-9)
+        return (
+            f"step {report.step:,}/{self.total:,} · epoch {report.epoch + 1} · {terms}{spread} · {speed:,.0f} images/s · "
+            f"waiting for data {waited:.0f} % · {clock(left)} left"
+        )
+
+    def update(self, report: StepReport) -> None:
+        """Take in a step; show it when it is time."""
+        self.images += report.images
+        self.seconds += report.seconds
+        self.waited += report.waited
+        self.rate = report.seconds if self.rate is None else 0.95 * self.rate + 0.05 * report.seconds
+        self.spread = self.spread if report.spread is None else report.spread
+        if report.warning:
+            self.say(report.warning)
+        now = time.monotonic()
+        last = report.step >= self.total
+        if self.quiet or not (last or now - self.shown >= (0.5 if self.live else EVERY_SECONDS)):
+            return
+        self.shown = now
+        if self.live:
+            width = os.get_terminal_size(self.stream.fileno()).columns if hasattr(self.stream, "fileno") else 120
+            self.stream.write("\r\x1b[2K" + self.line(report)[: max(20, width - 1)])
+            self.drawn = True
+            self.stream.flush()
+        else:
+            self.say(self.line(report))
+        self.images, self.seconds, self.waited = 0, 0.0, 0.0
