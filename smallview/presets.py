@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from smallview.errors import UsageError, suggest
-from smallview.method import Method, Term
+from smallview.joint_embedding import Method, Term
 from smallview.networks.heads import MLP, Heads
 from smallview.networks.online_target import Momentum, Shared
 from smallview.objectives import Alignment, InBatch, InfoNCE, NoNegatives, Queue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smallview.errors import DivergedError
-from smallview.method import Method, compute_loss
+from smallview.joint_embedding import Method, compute_loss
 from smallview.networks.online_target import Networks
 from smallview.records import Batch, ViewBatch
 from smallview.schedules import Schedule, resolve

@@ -1,0 +1,40 @@
+"""smallview: self-supervised image learning that fits a small budget."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "pretrain": "smallview.run",
+    "evaluate": "smallview.run",
+    "load": "smallview.run",
+    "Run": "smallview.run",
+    "embed": "smallview.run",
+    "methods": "smallview.presets",
+    "preset": "smallview.presets",
+    "method": "smallview.presets",
+    "Row": "smallview.records",
+    "View": "smallview.views.view",
+}
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Hand names on when they are first asked for: importing smallview imports neither torch nor numpy."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from smallview.presets import method, methods, preset
+    from smallview.records import Row
+    from smallview.run import Run, embed, evaluate, load, pretrain
+    from smallview.views.view import View

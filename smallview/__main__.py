@@ -1,0 +1,5 @@
+"""`python -m smallview`."""
+
+from smallview.cli import main
+
+main()

@@ -1,0 +1,410 @@
+"""The verbs: parse, call, print, nothing else. No torch is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from smallview import __version__
+from smallview.errors import SmallviewError, UsageError
+
+HELP = """Self-supervised image learning that fits a small budget.
+
+Example: `smallview pretrain photos/` trains an encoder on a folder of unlabeled pictures;
+`smallview demo` shows the whole road in two minutes on pictures that need no download.
+"""
+
+app = App(name="smallview", help=HELP, version=lambda: _version(), help_on_error=False)
+On = Annotated[bool, Parameter(negative=())]
+Sets = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=False)]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    parts = [f"smallview {__version__}"]
+    for name in ("torch", "timm"):
+        try:
+            parts.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            parts.append(f"no {name}")
+    return ", ".join(parts)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _sets(pairs: tuple[str, ...]) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        if not equals or not path:
+            raise UsageError(f'--set is "{pair}"; wanted path=value, as in --set optimizer.lr=0.1')
+        out[path] = value
+    return out
+
+
+def _command() -> str:
+    return "smallview " + shlex.join(sys.argv[1:])
+
+
+def _rows_table(rows: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="frozen features, higher is better", title_justify="left")
+    for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows:
+        table.add_row(row.metric, f"{row.floor_pixels:.2f}", f"{row.floor_untrained:.2f}", f"{row.value:.2f}")
+    Console().print(table)
+    for row in rows:
+        print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
+
+
+@app.command
+def pretrain(
+    data: str,
+    /,
+    *,
+    method: str | None = None,
+    encoder: str | None = None,
+    stem: str | None = None,
+    size: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    out: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    save_every: float | None = None,
+    set_: Sets = (),
+    config: str | None = None,
+    probe: On = False,
+    print_config: On = False,
+    fresh: On = False,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+) -> None:
+    """Train an encoder on unlabeled pictures.
+
+    Example: `smallview pretrain photos/ --minutes 30`
+
+    The same command goes on with an unfinished run, to the same bits; Ctrl-C saves first.
+
+    Parameters
+    ----------
+    data
+        A folder of pictures of any depth, a picture array (.npy, .npz), CIFAR .bin or MNIST-type idx files.
+    method
+        The method; `smallview methods` lists them. Default: simclr.
+    encoder
+        dense_small, or any timm name. Default: dense_small on a CPU, resnet18 on a GPU.
+    stem
+        auto, standard or small. auto: the small-image stem when the final feature map would be under 4x4.
+    size
+        Side of the views in pixels. Default: the pictures' side up to 32, else 64 on a CPU and 112 on a GPU.
+    epochs
+        Passes over the pictures. Default: 100.
+    minutes
+        Instead of epochs: what fits, fixed after a short calibration.
+    batch_size
+        Pictures per step. Default: 256, or 128 under 2,000 pictures.
+    out
+        The run folder. Default: runs/DATA-METHOD-ENCODER.
+    seed
+        Decides every random draw. Default: 0.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads; other threads give other bits. Default: the cores of this machine.
+    save_every
+        Seconds between checkpoints. Default: 60.
+    set_
+        Any setting by its path, as in --set optimizer.lr=0.1; may be given again.
+    config
+        A TOML file of settings; every run writes its own as run.toml.
+    probe
+        Time memory layouts and number formats instead of taking the fixed rule.
+    print_config
+        Print every setting with the reason for its value, and stop.
+    fresh
+        Start anew in a new folder (DIR-2); nothing is deleted.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview import run
+
+    given = {
+        "method": method,
+        "stem": stem,
+        "size": size,
+        "epochs": epochs,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "save_every": save_every,
+        "probe": probe or None,
+    }
+    sets = _sets(set_)
+    if print_config:
+        from smallview.data.sources import open_source
+
+        settled, reasons = run.settle(data, open_source(data), given, config, sets, encoder)
+        print(run.explain(settled, reasons, as_json=json_), end="")
+        return
+    done = run.pretrain(
+        data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=_command(), **given
+    )
+    if json_:
+        print(json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]}))
+    else:
+        print(done.path)
+        name = shlex.quote(str(done.path))
+        _say(f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR")
+
+
+@app.command
+def evaluate(
+    run: str,
+    /,
+    *,
+    train: str,
+    test: str,
+    protocols: str = "knn,linear",
+    device: str = "auto",
+    threads: int | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+) -> None:
+    """Judge an encoder's frozen features on labeled pictures, beside raw pixels and the untrained encoder.
+
+    Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag.
+    train
+        Labeled pictures to fit on: class folders, .npz with labels, CIFAR .bin or idx files.
+    test
+        Labeled pictures to test on, of the same classes.
+    protocols
+        Names, separated by commas: knn, linear.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.run import evaluate as judge
+
+    rows = judge(run, train, test, protocols, threads=threads, device=device, say=(lambda message: None) if quiet else _say)
+    if json_:
+        print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
+    else:
+        _rows_table(rows)
+
+
+@app.command
+def embed(
+    run: str,
+    data: str,
+    /,
+    *,
+    out: str,
+    normalize: On = False,
+    threads: int | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+) -> None:
+    """Write backbone features of pictures: embeddings.npy and index.jsonl.
+
+    Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag.
+    data
+        Pictures, as for pretrain.
+    out
+        The folder to write to.
+    normalize
+        Cut every row to unit length.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.output.embed import embed_pack, write_embeddings
+    from smallview.run import cores
+
+    features, pack = embed_pack(run, data, normalize=normalize, threads=threads or cores())
+    written = write_embeddings(features, pack, out)
+    if pack.bad and not quiet:
+        _say(f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, named in {Path(out) / 'bad_files.jsonl'}")
+    if json_:
+        print(json.dumps({"embeddings": str(written[0]), "index": str(written[1]), "rows": len(features), "features": features.shape[1],
+                          "left_out": len(pack.bad)}))
+    else:
+        for path in written:
+            print(path)
+        if not quiet:
+            _say(f"{len(features):,} pictures, {features.shape[1]} features each")
+
+
+@app.command
+def views(
+    data: str,
+    /,
+    *,
+    out: str = "views.png",
+    method: str | None = None,
+    size: int | None = None,
+    pictures: int = 8,
+    repeats: int = 3,
+    seed: int = 0,
+    set_: Sets = (),
+    config: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Write a contact sheet of what the network will see.
+
+    Example: `smallview views photos/ --method byol --out sheet.png`
+
+    Parameters
+    ----------
+    data
+        Pictures, as for pretrain.
+    out
+        The image file to write.
+    method
+        The method whose views are shown. Default: simclr.
+    size
+        Side of the views in pixels, as for pretrain.
+    pictures
+        How many pictures to show, one a row.
+    repeats
+        How often each view is drawn.
+    seed
+        Decides which pictures and which draws.
+    set_
+        Any setting by its path, as in --set method.views.0.blur=1.
+    config
+        A TOML file of settings, such as a run's run.toml.
+    json_
+        One JSON object on stdout.
+    """
+    from smallview.run import sheet
+
+    if pictures < 1 or repeats < 1:
+        raise UsageError(f"--pictures is {pictures} and --repeats {repeats}; wanted 1 or more of both")
+    given = {"method": method, "size": size, "seed": seed}
+    path, settled = sheet(data, out, given, config=config, sets=_sets(set_), rows=pictures, repeats=repeats)
+    if json_:
+        print(json.dumps({"sheet": str(path), "size": settled.size, "method": settled.preset}))
+    else:
+        print(path)
+
+
+@app.command
+def methods(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+    """List the methods, where each comes from, and which settings are this project's own.
+
+    Example: `smallview methods`
+
+    Parameters
+    ----------
+    json_
+        One JSON object on stdout.
+    """
+    from smallview.presets import PRESETS, preset
+
+    found = {name: preset(name) for name in sorted(PRESETS)}
+    told = {name: " ".join((PRESETS[name].__doc__ or "").split()) for name in found}
+    if json_:
+        listed = [
+            {"name": n, "summary": told[n], "source": p.source, "status": p.status, "uncertain": list(p.uncertain)} for n, p in found.items()
+        ]
+        print(json.dumps({"methods": listed}))
+        return
+    for name, chosen in found.items():
+        print(f"{name:10}  {told[name]}")
+        print(f"{'':10}  {chosen.source}; settings {chosen.status}, ours: {', '.join(chosen.uncertain) or 'none'}")
+
+
+@app.command
+def demo(*, out: str = "runs/demo", json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+    """The whole road on real pictures that need no download: train, judge with few labels, embed.
+
+    Example: `smallview demo`
+
+    Parameters
+    ----------
+    out
+        The folder for all that it writes.
+    json_
+        One JSON object on stdout.
+    """
+    from smallview.demo import demo as show
+
+    show(Path(out), as_json=json_)
+
+
+def _crash(error: Exception) -> int:
+    text = "".join(traceback.format_exception(error))
+    place = Path("crash.txt")
+    try:
+        place.write_text(f"{_version()}\n{shlex.join(sys.argv)}\n\n{text}", encoding="utf-8")
+        told = f"details are in {place.resolve()}"
+    except OSError:
+        told = "run it again with --debug for details"
+    _say(f"smallview: unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; {told}; please report it")
+    return 1
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 usage, 3 data, 4 folder in use, 5 diverged, 75 stopped and saved, 130 broken off."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        _say(f"smallview: {' '.join(str(error).split())} See smallview --help.")
+        sys.exit(2)
+    except SmallviewError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"smallview: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("smallview: broken off")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_crash(error))

@@ -1,0 +1,239 @@
+"""The settings of one run: one frozen value that says all, and how it is resolved from defaults, a file, flags and `--set`.
+
+Every setting that the user did not give carries the reason for its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smallview.errors import UsageError
+from smallview.joint_embedding import Method
+from smallview.optimizers import SGD, AdamW
+from smallview.presets import Preset, preset
+from smallview.settings import apply_tables, load_toml, override, to_tables
+
+FORMAT_VERSION = 1
+SMALL_SET = 2000
+# What may differ between a run and its continuation: where it computes and when it saves, and what the first start fixed.
+FREE = ("save_every", "probe", "device", "steps", "threads")
+BY_HAND = ("the file", "given", "--set")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run, resolved; written to run.toml, which is a valid --config.
+
+    preset: the name that `method` and `optimizer` come from. size: pixels of a view's side. epochs or minutes say how long;
+    steps is what they came to. save_every: seconds between checkpoints. layout, dtype: `auto` is the fixed rule.
+
+    Raises:
+        ValueError: a number outside its range, named.
+    """
+
+    data: str
+    preset: str
+    encoder: str
+    stem: str
+    size: int
+    batch_size: int
+    epochs: float | None
+    minutes: float | None
+    seed: int
+    device: str
+    threads: int
+    save_every: float
+    probe: bool
+    layout: str
+    dtype: str
+    steps: int | None
+    method: Method
+    optimizer: SGD | AdamW
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.size <= 1024:
+            raise ValueError(f"size is {self.size}; wanted 4 to 1024 pixels")
+        if not 2 <= self.batch_size <= 2**20:
+            raise ValueError(f"batch_size is {self.batch_size}; wanted 2 or more pictures")
+        if self.epochs is not None and not 0.0 < self.epochs <= 1e6:
+            raise ValueError(f"epochs is {self.epochs:g}; wanted a number above 0")
+        if self.minutes is not None and not 0.0 < self.minutes <= 1e6:
+            raise ValueError(f"minutes is {self.minutes:g}; wanted a number above 0")
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError("epochs and minutes are both given or both absent; wanted one of them")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}; wanted 0 to {2**31 - 1}")
+        if not 1 <= self.threads <= 1024:
+            raise ValueError(f"threads is {self.threads}; wanted 1 or more")
+        if not 0.0 < self.save_every <= 1e9:
+            raise ValueError(f"save_every is {self.save_every:g}; wanted seconds above 0")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; wanted 1 or more")
+        for name, known in (
+            ("stem", ("auto", "standard", "small")),
+            ("device", ("auto", "cpu", "cuda", "mps")),
+            ("layout", ("auto", "channels_first", "channels_last")),
+            ("dtype", ("auto", "float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; wanted {', '.join(known[:-1])} or {known[-1]}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What defaults depend on: the data's name, how many pictures, the side of the largest seen, the device, the cores."""
+
+    data: str
+    pictures: int
+    side: int
+    device: str
+    cores: int
+
+
+def steps_per_epoch(pictures: int, batch_size: int) -> int:
+    """Full batches in an epoch; the rest of each epoch's order is dropped.
+
+    Example:
+        >>> steps_per_epoch(1000, 256)
+        3
+    """
+    return pictures // batch_size
+
+
+def total_steps(config: RunConfig, pictures: int) -> int:
+    """The steps of a run of so many epochs.
+
+    Raises:
+        UsageError: the run has minutes and no steps yet.
+    """
+    if config.steps is not None:
+        return config.steps
+    if config.epochs is None:
+        raise UsageError("the number of steps is not fixed yet; wanted epochs, or a calibrated run")
+    return max(1, round(config.epochs * steps_per_epoch(pictures, config.batch_size)))
+
+
+def _size_rule(facts: Facts) -> tuple[int, str]:
+    if facts.side <= 32:
+        return max(4, facts.side), f"the pictures' side, {facts.side}"
+    size = 112 if facts.device == "cuda" else 64
+    return size, f"default for pictures over 32 pixels on {facts.device}"
+
+
+def resolve_config(
+    facts: Facts, given: Mapping[str, Any], file: Mapping[str, Any] | None = None, sets: Mapping[str, object] | None = None
+) -> tuple[RunConfig, dict[str, str]]:
+    """The settings of a run and the reason of each: defaults, then the tables of a file, then `given`, then `sets` by path.
+
+    given: top-level settings by name (`method` is a preset's name), None where not given.
+
+    Raises:
+        UsageError: an unknown name, a value of the wrong type or outside its range.
+    """
+    tables = dict(file or {})
+    tables.pop("format_version", None)
+    tables.pop("recorded", None)
+    named = tables.pop("method") if isinstance(tables.get("method"), str) else None
+    flags = {name: value for name, value in given.items() if value is not None}
+    name = str(flags.pop("method", None) or tables.get("preset") or named or "simclr")
+    if name != (tables.get("preset") or named or name):
+        # another method is asked for than the file's: its own details are what the file describes, and go with it
+        tables = {key: value for key, value in tables.items() if key not in ("method", "optimizer", "steps")}
+    tables.pop("preset", None)
+    chosen: Preset = preset(name)
+    size, size_reason = _size_rule(facts)
+    batch = chosen.batch_size or (128 if facts.pictures < SMALL_SET else 256)
+    batch = max(2, min(batch, facts.pictures))
+    own = "dense_small" if facts.device == "cpu" else "resnet18"
+    config = RunConfig(
+        data=facts.data,
+        preset=name,
+        encoder=chosen.encoder or own,
+        stem="auto",
+        size=size,
+        batch_size=batch,
+        epochs=chosen.epochs or 100.0,
+        minutes=None,
+        seed=0,
+        device="auto",
+        threads=facts.cores,
+        save_every=60.0,
+        probe=False,
+        layout="auto",
+        dtype="auto",
+        steps=None,
+        method=chosen.method,
+        optimizer=chosen.optimizer,
+    )
+    reasons = {
+        "preset": "default method",
+        "encoder": f"default on {facts.device}" if chosen.encoder is None else f"preset {name}",
+        "stem": "small when the final feature map would be under 4x4",
+        "size": size_reason,
+        "batch_size": f"{facts.pictures:,} pictures",
+        "epochs": "default" if chosen.epochs is None else f"preset {name}",
+        "seed": "fixed default",
+        "device": "what torch finds",
+        "threads": "cores of this machine",
+        "save_every": "default, seconds",
+        "probe": "the fixed rule",
+        "layout": "fixed rule of encoder, device and CPU",
+        "dtype": "fixed rule of encoder, device and CPU",
+        "method": f"preset {name} ({chosen.status}; {chosen.source})",
+        "optimizer": f"preset {name}",
+    }
+    if tables:
+        config = _lay(config, tables, "the file")
+        reasons.update(dict.fromkeys(tables, "the file"))
+        reasons["preset"] = "the file"
+    if flags:
+        config = _lay(config, flags, "")
+        reasons.update(dict.fromkeys(flags, "given"))
+    if given.get("method") is not None:
+        reasons["preset"] = "given"
+    for path, value in (sets or {}).items():
+        if path in ("preset", "data"):
+            raise UsageError(f"--set {path} is no setting; name the {'method by --method' if path == 'preset' else 'data itself'}")
+        config = override(config, path, value)
+        reasons[path] = "--set"
+    return config, reasons
+
+
+def _lay(config: RunConfig, tables: dict[str, Any], origin: str) -> RunConfig:
+    """Lay tables over a config; a length given as epochs or minutes replaces the other one."""
+    tables = {key: value for key, value in tables.items() if key != "data"}
+    real = {key: value for key, value in tables.items() if value not in (None, "none")}
+    if "epochs" in real and "minutes" in real:
+        raise UsageError(f"epochs is {real['epochs']} and minutes is {real['minutes']}; wanted one of the two")
+    if "epochs" in real:
+        tables |= {"minutes": "none"}
+    elif "minutes" in real:
+        tables |= {"epochs": "none"}
+    return apply_tables(config, tables, source="" if origin == "" else origin)
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """The tables of a --config file; `run.toml` is one.
+
+    Raises:
+        UsageError: no such file, a syntax error with its line, or a format that this version does not know.
+    """
+    tables = load_toml(path)
+    version = tables.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise UsageError(f"{path} has format_version {version}; this version reads {FORMAT_VERSION}")
+    return tables
+
+
+def mathematics(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the result, as tables: what a continuation must share."""
+    return {name: value for name, value in to_tables(config).items() if name not in FREE}
+
+
+def smallest_side(config: RunConfig) -> int:
+    """The short side that packed pictures need: the smallest crop is still made from as many pixels as it shows."""
+    sides = [(view.size or config.size) / math.sqrt(view.scale[0]) for view in config.method.views]
+    return math.ceil(max([*sides, config.size / 0.875]))

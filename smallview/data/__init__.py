@@ -1,0 +1,1 @@
+"""Pictures in: sources, decoding, packing, loading."""

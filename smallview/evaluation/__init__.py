@@ -1,0 +1,1 @@
+"""Evaluation: frozen features, named protocols, floors beside every figure."""

@@ -1,0 +1,126 @@
+"""Frozen features: one pass, one centre view, evaluation mode, and proof that the encoder stayed what it was.
+
+Legend: N pictures, F features, C channels, S the side of a view.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smallview.networks.encoders import EncoderConfig
+from smallview.records import Pictures
+from smallview.views.making import centre_part, centre_views
+
+PIXEL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What evaluation sees: an encoder, how to feed it, and where it came from."""
+
+    encoder: nn.Module
+    config: EncoderConfig
+    name: str
+    seed: int
+    cost: dict[str, float]
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of every parameter and buffer.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = weights_hash(layer)
+        >>> _ = nn.init.zeros_(layer.weight)
+        >>> before == weights_hash(layer)
+        False
+    """
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        flat = value.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(flat.shape)}{flat.dtype}".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def view_text(pictures: Pictures, size: int) -> str:
+    """The one centre view, in words for a protocol string."""
+    part = centre_part(pictures, size)
+    return f"one centre view {size} px" + (" of the whole picture" if part == 1.0 else f", centre {part} of the short side")
+
+
+@torch.no_grad()
+def extract(
+    encoder: nn.Module,
+    config: EncoderConfig,
+    pictures: Pictures,
+    *,
+    device: torch.device | str = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
+    batch_size: int = 256,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Features float32 [N, F] of every picture, in the pack's order, from the encoder in evaluation mode."""
+    was_training = encoder.training
+    encoder.eval()
+    out = []
+    done = 0
+    try:
+        for views in centre_views(pictures, config.size, config.mean, config.std, batch_size, threads):
+            features = encoder(views.to(device).contiguous(memory_format=memory_format))
+            out.append(features.float().cpu())
+            done += len(views)
+            if progress:
+                progress(done, len(pictures))
+    finally:
+        encoder.train(was_training)
+    return torch.cat(out) if out else torch.zeros(0, config.features)
+
+
+def raw_pixels(pictures: Pictures, size: int) -> Tensor:
+    """The floor without any network: the centre view's own pixels, at most 32 x 32, flattened, float32 [N, C * S * S]."""
+    side = min(size, PIXEL_SIDE)
+    plain = [0.0] * pictures.channels, [1.0] * pictures.channels
+    return torch.cat([views.flatten(1) for views in centre_views(pictures, side, *plain)])
+
+
+def untrained_like(encoder: nn.Module, seed: int) -> nn.Module:
+    """The same architecture with fresh weights: every layer that can, draws its start values again."""
+    fresh = copy.deepcopy(encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return fresh
+
+
+@torch.no_grad()
+def recalibrate(encoder: nn.Module, config: EncoderConfig, pictures: Pictures, most: int = 2560) -> nn.Module:
+    """Give a network's BatchNorm layers the statistics of these pictures, so that the untrained floor is a fair one."""
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return encoder
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain average over the batches
+    encoder.train()
+    seen = 0
+    for views in centre_views(pictures, config.size, config.mean, config.std):
+        if len(views) > 1 and seen < most:
+            encoder(views)
+        seen += len(views)
+        if seen >= most:
+            break
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    return encoder.eval()

@@ -1,0 +1,90 @@
+"""Text files that survive a crash: replaced as a whole, or written line by line where a torn last line is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from smallview.errors import SmallviewError
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces a file by UTF-8 text as a whole: after a crash it holds the old text or the new one, never a part.
+
+    The file's mode follows the umask. OSError as from writing; the old file is then untouched and no temporary file stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable; some systems cannot, and then the files alone have to do."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: numbers of numpy and torch become Python's, and what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is not None and not isinstance(value, (str, int, float)):
+        item: Callable[[], Any] | None = getattr(value, "item", None)
+        return str(value) if item is None else _plain(item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def jsonl_line(record: Mapping[str, Any]) -> bytes:
+    r"""One record as one line of JSON; numbers that are not finite become null, so that any reader can follow.
+
+    Example:
+        >>> jsonl_line({"step": 1, "loss": float("nan")})
+        b'{"step": 1, "loss": null}\n'
+    """
+    return (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
+
+
+def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
+    """(number, bytes, record) of each complete line; the record is None where the line holds none."""
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(raw)
+            except (ValueError, RecursionError):
+                record = None
+            yield number, raw, record if isinstance(record, dict) else None
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line that a crash tore is left out, damage anywhere else is a SmallviewError."""
+    records = []
+    for number, _, record in jsonl_lines(Path(path)):
+        if record is None:
+            raise SmallviewError(f"{path} line {number} is damaged: not a JSON object; remove that line")
+        records.append(record)
+    return records

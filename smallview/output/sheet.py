@@ -1,0 +1,66 @@
+"""The contact sheet: what the network will see, for human eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from smallview.errors import SmallviewError
+from smallview.records import Batch, Pictures
+from smallview.seeds import generator
+from smallview.views.making import ViewMaker
+from smallview.views.sampling import centre
+from smallview.views.view import View
+
+GAP, HEAD = 4, 18
+PAPER = 255
+
+
+def view_grid(
+    pictures: Pictures, views: Sequence[View], size: int, *, seed: int = 0, rows: int = 8, repeats: int = 4
+) -> tuple[list[list[npt.NDArray[np.uint8]]], list[str]]:
+    """(rows of uint8 pictures [S, S, C], column titles): each picture's centre, then its views in `repeats` epochs."""
+    chosen = np.sort(generator(seed, "sheet").permutation(len(pictures))[:rows])
+    zeros, ones = [0.0] * pictures.channels, [1.0] * pictures.channels
+    maker = ViewMaker(pictures, views, size, zeros, ones, seed)
+    boxes = centre(pictures.heights[chosen], pictures.widths[chosen], 1.0)
+    columns = [maker.crop(chosen, boxes, np.zeros(len(chosen), np.bool_), size)]
+    titles = ["picture"]
+    for epoch in range(repeats):
+        for v, made in enumerate(maker(Batch(chosen, epoch, epoch))):
+            columns.append(made.images)
+            seen = "" if made.seen_by == "both" else f" {made.seen_by}"
+            titles.append(f"view {v + 1}{seen}")
+    cells = [(column.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for column in columns]
+    return [[column[row] for column in cells] for row in range(len(chosen))], titles
+
+
+def contact_sheet(grid: list[list[npt.NDArray[np.uint8]]], titles: Sequence[str], out: str | Path, *, cell: int = 96) -> Path:
+    """Write a grid of pictures with column titles as an image file; every cell is shown `cell` pixels wide.
+
+    Raises:
+        SmallviewError: a file that cannot be written, or an ending that is no picture's.
+    """
+    wide = len(grid[0]) * (cell + GAP) + GAP
+    high = len(grid) * (cell + GAP) + GAP + HEAD
+    sheet = Image.new("RGB", (wide, high), (PAPER, PAPER, PAPER))
+    pen = ImageDraw.Draw(sheet)
+    for i, title in enumerate(titles):
+        pen.text((GAP + i * (cell + GAP), 3), title, fill=(0, 0, 0))
+    for r, line in enumerate(grid):
+        for c, pixels in enumerate(line):
+            shown = pixels[:, :, 0] if pixels.shape[2] in (1, 2) else pixels[:, :, :3]
+            image = Image.fromarray(shown).convert("RGB")
+            kind = Image.Resampling.NEAREST if cell >= image.width else Image.Resampling.BILINEAR
+            sheet.paste(image.resize((cell, cell), kind), (GAP + c * (cell + GAP), HEAD + GAP + r * (cell + GAP)))
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
+    return path

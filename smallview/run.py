@@ -1,0 +1,571 @@
+"""The story of one run: from data to a saved encoder, and from an encoder to report rows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from smallview import config as configuration
+from smallview.config import Facts, RunConfig, mathematics, resolve_config, smallest_side, steps_per_epoch, total_steps
+from smallview.data.decoding import BadPicture
+from smallview.data.loading import batches, channel_statistics
+from smallview.data.packing import Pack, open_pack, write_bad_files
+from smallview.data.sources import Source, open_source
+from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
+from smallview.evaluation.protocol import choose_protocols, judge
+from smallview.evaluation.subject import open_labeled, open_subject
+from smallview.files import write_text
+from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder, save_encoder
+from smallview.networks.online_target import Networks
+from smallview.optimizers import scaled_lr
+from smallview.output.embed import embed_pack
+from smallview.output.sheet import contact_sheet, view_grid
+from smallview.records import Row
+from smallview.schedules import WarmupCosine
+from smallview.seeds import derive
+from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
+from smallview.training import checkpoint
+from smallview.training.cost import forward_macs
+from smallview.training.launch import StopRequest, lock_folder, prepare_folder
+from smallview.training.log import MetricsLog, append_row
+from smallview.training.loop import StepReport, TrainState, train, train_step
+from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, keep_big_blocks, probe
+from smallview.training.prefetch import ahead
+from smallview.training.progress import Progress, clock
+from smallview.training.watch import Watch
+from smallview.views.making import ViewMaker
+
+CALIBRATION_STEPS = 6
+LOG_EVERY = 10
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its rows so far, and the encoder in evaluation mode."""
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+    encoder: nn.Module = field(default_factory=nn.Identity, repr=False)
+
+
+def _quiet(message: str) -> None:
+    """Say nothing."""
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def picture_side(source: Source, most: int = 8) -> int:
+    """The short side of the largest of a few pictures, spread evenly over the source; what the default size follows."""
+    if source.array is not None:
+        return min(source.array.shape[1:3])
+    sides = []
+    for i in range(0, len(source), max(1, len(source) // most)):
+        try:
+            sides.append(min(source.read(i).shape[:2]))
+        except BadPicture:
+            continue  # told when the pack is made
+    return max(sides, default=64)
+
+
+def settle(
+    data: Any,
+    source: Source,
+    given: Mapping[str, Any],
+    config_file: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    encoder: str | nn.Module | None = None,
+) -> tuple[RunConfig, dict[str, str]]:
+    """The resolved settings of a run on this source, and the reason of each.
+
+    Raises:
+        UsageError: settings that cannot be meant. DataError: fewer than two pictures.
+    """
+    if len(source) < 2:
+        raise DataError(f"{source.name} holds {len(source)} picture; wanted at least 2 to tell pictures apart, better hundreds")
+    file = None if config_file is None else configuration.read_config_file(config_file)
+    device = choose_device(str(given.get("device") or (file or {}).get("device") or "auto"))
+    name = str(data) if isinstance(data, (str, os.PathLike)) else source.name
+    facts = Facts(name, len(source), picture_side(source), device.type, cores())
+    flags = dict(given)
+    if isinstance(encoder, nn.Module):
+        flags["encoder"] = f"custom:{type(encoder).__name__}"
+    elif encoder is not None:
+        flags["encoder"] = encoder
+    return resolve_config(facts, flags, file, sets)
+
+
+def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = False) -> str:
+    """Every setting with the reason for its value: TOML with comments, or JSON."""
+    tables = to_tables(config)
+    if as_json:
+        return json.dumps({"settings": tables, "reasons": dict(reasons)}) + "\n"
+    lines = []
+    for line in dump_toml({"format_version": configuration.FORMAT_VERSION, **tables}).splitlines():
+        head = line.split(" = ")[0] if " = " in line else line.strip("[]")
+        top = not lines or not any(made.startswith("[") for made in lines)
+        reason = reasons.get(head) if top or line.startswith("[") else None
+        lines.append(f"{line}  # {reason}" if reason else line)
+    return "\n".join(lines) + "\n"
+
+
+def sheet(
+    data: Any,
+    out: str | Path,
+    given: Mapping[str, Any],
+    *,
+    config: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    rows: int = 8,
+    repeats: int = 3,
+) -> tuple[Path, RunConfig]:
+    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs."""
+    source = open_source(data)
+    settled, _ = settle(data, source, given, config, sets)
+    pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)
+    grid, titles = view_grid(pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats)
+    return contact_sheet(grid, titles, out), settled
+
+
+def default_out(source: Source, config: RunConfig) -> Path:
+    """runs/<data name>-<method>-<encoder>."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name)
+    return Path("runs") / f"{plain}-{config.preset}-{config.encoder.replace('custom:', '').replace('/', '-')}"
+
+
+def next_free(out: Path) -> Path:
+    """The folder itself while it is unused, else DIR-2, DIR-3, ...: --fresh moves on and deletes nothing."""
+    candidate, n = out, 1
+    while candidate.exists() and any(candidate.iterdir()):
+        n += 1
+        candidate = out.with_name(f"{out.name}-{n}")
+    return candidate
+
+
+def pretrain(
+    data: Any,
+    method: str | None = None,
+    encoder: str | nn.Module | None = None,
+    out: str | Path | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    *,
+    config: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+    command: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Train an encoder on unlabeled pictures; the same call goes on with an unfinished run.
+
+    data: a folder, a list of paths, a uint8 array [N, H, W] or [N, H, W, C], a .npy or .npz path, CIFAR .bin or idx files, or any
+    map-style data set. encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F]. settings: fields of RunConfig
+    (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path ("optimizer.lr").
+
+    Raises:
+        DataError, UsageError, LockedError, DivergedError, and StoppedError when it was stopped and saved.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
+        >>> run = pretrain(pictures, epochs=1, out=tempfile.mkdtemp(), quiet=True)
+        >>> run.encoder(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 512])
+    """
+    say = _quiet if quiet else _to_stderr
+    source = open_source(data)
+    given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
+    wanted, reasons = settle(data, source, given, config, sets, encoder)
+    folder = Path(out) if out is not None else default_out(source, wanted)
+    if fresh:
+        folder = next_free(folder)
+    prepare_folder(folder)
+    with lock_folder(folder):
+        stored = _stored(folder)
+        if stored is not None:
+            explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
+            wanted = _continue(wanted, stored, explicit, folder, say)
+        with torch.random.fork_rng(devices=[]):
+            return _run(source, wanted, folder, encoder, say, quiet, command or f"smallview pretrain {shlex.quote(wanted.data)}")
+
+
+def _stored(folder: Path) -> RunConfig | None:
+    """The settings of a run that began in this folder."""
+    if not (folder / "run.toml").exists():
+        return None
+    tables = load_toml(folder / "run.toml")
+    for name in ("format_version", "recorded"):
+        tables.pop(name, None)
+    return from_tables(RunConfig, tables, source=str(folder / "run.toml"))
+
+
+def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:
+    """The settings to go on with: the stored ones, if the mathematics agree."""
+    # what was left to the defaults stays as the first start resolved it
+    left = {name: getattr(stored, name) for name in ("batch_size", "stem", "layout", "dtype") if name not in explicit}
+    if wanted.stem == "auto":
+        left["stem"] = stored.stem
+    wanted = replace(wanted, **left)
+    changed = [line for line in diff(mathematics(stored), mathematics(wanted)) if not line.startswith("data:")]
+    if changed:
+        raise UsageError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}); "
+            "repeat its settings to go on with it, or add --fresh or another --out to start anew"
+        )
+    if "threads" in explicit and wanted.threads != stored.threads:
+        say(f"going on with {stored.threads} threads as the run began, not {wanted.threads}: other threads give other bits")
+    return replace(wanted, steps=stored.steps, threads=stored.threads)
+
+
+def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
+    """Every picture decoded once; what is broken is named and counted."""
+    shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 10.0:
+            shown = time.monotonic()
+            say(f"decoding {done:,}/{total:,} pictures")
+
+    pack = open_pack(source, short_side=smallest_side(config), threads=config.threads, progress=progress)
+    if source.skipped:
+        say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
+    if pack.bad:
+        write_bad_files(pack, folder / "bad_files.jsonl")
+        say(f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, e.g. {pack.bad[0].name} ({pack.bad[0].reason}); "
+            f"all are named in {folder / 'bad_files.jsonl'}")
+    small = int(((pack.heights < config.size) | (pack.widths < config.size)).sum())
+    if small:
+        say(f"{small:,} of {len(pack):,} pictures are smaller than the views ({config.size} px) and will be enlarged; "
+            "a smaller --size costs less")
+    if len(pack) < 2:
+        raise DataError(f"{source.name} holds {len(pack)} readable picture; wanted at least 2")
+    return pack
+
+
+@dataclass
+class _Parts:
+    """What a run is made of once its settings are known."""
+
+    config: RunConfig
+    pack: Pack
+    state: TrainState
+    encoder_config: EncoderConfig
+    precision: Precision
+    device: torch.device
+    maker: ViewMaker
+
+    def feed(self, start: int, stop: int) -> Any:
+        """(Batch, views) of the steps start to stop - 1, views made ahead."""
+        return ahead(self.maker, batches(len(self.pack), self.config.batch_size, self.config.seed, start, stop))
+
+    def lr(self) -> WarmupCosine:
+        """The learning rate of the run: up, then down to zero within it."""
+        optimizer = self.config.optimizer
+        return WarmupCosine(scaled_lr(optimizer.lr, self.config.batch_size), optimizer.warmup)
+
+
+def _build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say) -> tuple[RunConfig, _Parts]:
+    """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe."""
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    if isinstance(encoder, nn.Module):
+        net: nn.Module = copy.deepcopy(encoder)
+        described = describe(net, in_channels=pack.channels, size=config.size)
+    else:
+        if config.encoder.startswith("custom:"):
+            raise UsageError(f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)")
+        net, described = build_encoder(
+            config.encoder, in_channels=pack.channels, size=config.size, stem=config.stem, seed=derive(config.seed, "encoder")
+        )
+    if config.stem == "auto" and described.stem == "small":
+        say(f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)")
+    mean, std = channel_statistics(pack, config.seed)
+    described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
+    if pack.channels != 3 and any(view.jitter and (view.saturation or view.hue) or view.grayscale for view in config.method.views):
+        say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
+
+    def fresh(precision: Precision) -> TrainState:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(config.seed, "heads"))
+            networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target)
+        precision.place(networks, device)
+        bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device)
+        return TrainState(networks, config.optimizer.build(networks, device), bank)
+
+    maker = ViewMaker(pack, config.method.views, config.size, described.mean, described.std, config.seed, device, threads=1)
+    rule = fixed_rule(net, device, cpu_flags())
+    precision = rule
+    if config.probe and config.steps is None:
+        first = next(iter(batches(len(pack), config.batch_size, config.seed, 0, 1)))
+        views = maker(first)
+        arms: dict[tuple[str, str], TrainState] = {}
+
+        def step(arm: Precision) -> None:
+            state = arms.setdefault((arm.layout, arm.dtype), fresh(arm))
+            train_step(state, config.method, views, progress=0.5, lr=0.0, seed=config.seed, precision=arm, device=device)
+
+        precision = probe(step, device)
+        say(precision.reason)
+    layout = precision.layout if config.layout == "auto" or (config.probe and config.steps is None) else config.layout
+    dtype = precision.dtype if config.dtype == "auto" or (config.probe and config.steps is None) else config.dtype
+    if (layout, dtype) != (precision.layout, precision.dtype):
+        precision = Precision(layout, dtype, "given")  # type: ignore[arg-type]
+    config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
+    return config, _Parts(config, pack, fresh(precision), described, precision, device, maker)
+
+
+def _calibrate(parts: _Parts, minutes: float, say: Say) -> int:
+    """Steps that fit the minutes: a few real steps on a copy of the state are timed, and the run is not touched."""
+    config = parts.config
+    state = copy.deepcopy(parts.state.networks)
+    trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
+    times: list[float] = []
+
+    def on_step(report: StepReport) -> bool:
+        times.append(report.seconds)
+        return False
+
+    count = 2 + CALIBRATION_STEPS
+    train(trial, config.method, parts.feed(0, count), total_steps=count, lr=0.0, seed=config.seed, precision=parts.precision,
+          device=parts.device, on_step=on_step)
+    middle = sorted(times[2:])[len(times[2:]) // 2]
+    steps = max(1, int(60.0 * minutes / middle))
+    epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
+    say(f"{1000 * middle:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
+    return steps
+
+
+def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: _Parts) -> None:
+    recorded = {
+        "data_hash": pack.hash,
+        "pictures": len(pack),
+        "precision": parts.precision.reason,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {cores()} cores",
+    }
+    tables = {"format_version": configuration.FORMAT_VERSION, **to_tables(config), "recorded": recorded}
+    write_text(folder / "run.toml", dump_toml(tables))
+
+
+def _run(source: Source, config: RunConfig, folder: Path, encoder: str | nn.Module | None, say: Say, quiet: bool, command: str) -> Run:
+    keep_big_blocks()
+    began = (folder / "run.toml").exists()
+    if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
+        say(f"{folder} is finished; --fresh starts anew")
+        net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
+        return Run(folder, _rows(folder), net)
+    pack = _pack(source, config, folder, say)
+    if began:
+        _same_data(folder, pack)
+    if config.batch_size > len(pack):
+        if config.batch_size > len(source):
+            raise UsageError(f"batch_size is {config.batch_size:,} and {source.name} has {len(pack):,} pictures; "
+                             f"wanted at most that: --batch-size {len(pack)}")
+        config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
+    config, parts = _build(config, pack, encoder, say)
+    state = parts.state
+    spent = 0.0
+    checkpoints = folder / "checkpoints"
+    checkpoint.sweep(checkpoints)
+    loaded = checkpoint.load_latest(checkpoints) if began else None
+    if config.steps is None:
+        steps = total_steps(config, len(pack)) if config.minutes is None else _calibrate(parts, config.minutes, say)
+        config = parts.config = replace(config, steps=steps)
+    steps = total_steps(config, len(pack))
+    if not began:
+        _write_config(folder, config, pack, parts)
+    if loaded is not None:
+        at, tensors, extra, notes = loaded
+        for note in notes:
+            say(note)
+        state.load(tensors, at, int(extra.get("skipped", 0)))
+        spent = float(extra.get("seconds", 0.0))
+        say(f"resuming at step {at:,} of {steps:,}")
+    elif began:
+        say(f"resuming at step 0 of {steps:,}: no checkpoint had been written")
+    seconds = _train(parts, folder, steps, spent, say, quiet, command)
+    return _finish(parts, folder, steps, seconds, say)
+
+
+def _same_data(folder: Path, pack: Pack) -> None:
+    recorded = load_toml(folder / "run.toml").get("recorded", {})
+    if recorded.get("data_hash") != pack.hash:
+        raise DataError(
+            f"the pictures changed since {folder} began: {recorded.get('pictures', '?')} then, {len(pack):,} now, with other content; "
+            "bring the old ones back to go on, or add --fresh to start anew"
+        )
+
+
+def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quiet: bool, command: str) -> float:
+    """Train to the last step with checkpoints on the way; seconds spent so far in all."""
+    config, state, watch = parts.config, parts.state, Watch()
+    started = last_save = time.monotonic()
+    failures = 0
+
+    def total() -> float:
+        return spent + time.monotonic() - started
+
+    def save() -> None:
+        nonlocal failures, last_save
+        last_save = time.monotonic()
+        try:
+            checkpoint.save(folder / "checkpoints", state.step, state.tensors(), {"seconds": total(), "skipped": state.skipped})
+            failures = 0
+        except SmallviewError as error:
+            failures += 1
+            if failures >= 3:
+                raise SmallviewError(f"{error} (third failure in a row; training stops)") from error
+            say(str(error))
+
+    with (
+        MetricsLog(folder / "metrics.jsonl") as log,
+        StopRequest(say) as stop,
+        Progress(steps, quiet=quiet) as progress,
+    ):
+        log.truncate_after(state.step)
+
+        def on_step(report: StepReport) -> bool:
+            progress.update(report)
+            if report.rows:
+                names = [parts.pack.names[i] for i in report.rows]
+                write_text(folder / f"skipped-step-{report.step:06d}.json", json.dumps({"warning": report.warning, "pictures": names}) + "\n")
+            if report.spread is not None:
+                warning = watch.look(report.spread, report.step)
+                if warning:
+                    progress.say(warning)
+            if report.step % LOG_EVERY == 0 or report.step == steps or report.warning:
+                log.write(
+                    {
+                        "step": report.step,
+                        "epoch": round(report.step / steps_per_epoch(len(parts.pack), config.batch_size), 4),
+                        "loss": report.loss,
+                        **{f"loss/{name}": value for name, value in report.losses.items()},
+                        "spread": watch.last,
+                        "lr": report.lr,
+                        "images_per_second": round(report.images / max(report.seconds, 1e-9), 1),
+                        "waiting": round(report.waited / max(report.seconds, 1e-9), 4),
+                        "seconds": round(total(), 3),
+                    }
+                )
+            if report.warning is None and time.monotonic() - last_save >= config.save_every and report.step < steps:
+                save()
+            return stop.requested
+
+        if state.step < steps:
+            finished = train(
+                state, config.method, parts.feed(state.step, steps), total_steps=steps, lr=parts.lr(), seed=config.seed,
+                precision=parts.precision, device=parts.device, on_step=on_step,
+            )
+            save()
+            if not finished:
+                raise StoppedError(f"stopped at step {state.step:,} of {steps:,} and saved; go on with: {command}")
+    return total()
+
+
+def _finish(parts: _Parts, folder: Path, steps: int, seconds: float, say: Say) -> Run:
+    """The encoder, and what it cost, into the run folder."""
+    config, encoder_config = parts.config, parts.encoder_config
+    encoder = parts.state.networks.online.encoder
+    cost = {
+        "train_seconds": round(seconds, 1),
+        "steps": steps,
+        "epochs": round(steps / steps_per_epoch(len(parts.pack), config.batch_size), 2),
+        "images": steps * config.batch_size,
+        "forward_mmacs": round(forward_macs(encoder, encoder_config.in_channels, encoder_config.size) / 1e6, 2),
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "threads": config.threads,
+    }
+    save_encoder(encoder, encoder_config, folder / "encoder")
+    summary = {"finished": True, "seed": config.seed, "method": config.preset, "encoder": config.encoder, "cost": cost}
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    say(f"finished: {steps:,} steps in {clock(seconds)}; the encoder is in {folder / 'encoder'}")
+    return Run(folder, _rows(folder), encoder.to("cpu", memory_format=torch.contiguous_format).eval())
+
+
+def _rows(folder: Path) -> list[Row]:
+    from smallview.training.log import read_jsonl
+
+    path = folder / "rows.jsonl"
+    return [Row(**record) for record in read_jsonl(path)] if path.exists() else []
+
+
+def evaluate(
+    what: str | Path | nn.Module,
+    train: Any,
+    test: Any,
+    protocols: str | tuple[str, ...] = ("knn", "linear"),
+    *,
+    size: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    say: Say = _quiet,
+) -> list[Row]:
+    """Judge frozen features on labeled data: every row beside raw pixels and the untrained encoder under the same protocol.
+
+    what: a run folder (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
+    class folders, (images, labels), .npz with labels, CIFAR .bin or idx files.
+
+    Raises:
+        DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder.
+    """
+    chosen = choose_protocols(protocols)
+    threads = threads or cores()
+    torch.set_num_threads(threads)
+    subject = open_subject(what, size=size)
+    labeled = open_labeled(train, test, subject.config, threads=threads)
+    place = choose_device(device)
+    rule = fixed_rule(subject.encoder, place, cpu_flags())
+    rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
+    if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
+        for row in rows:
+            append_row(Path(what) / "rows.jsonl", row)
+    return rows
+
+
+def embed(
+    what: str | Path | nn.Module, data: Any, *, normalize: bool = False, size: int | None = None, threads: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said.
+
+    what: a run folder, an encoder folder, a timm name, or a module [B, C, S, S] -> [B, F].
+
+    Raises:
+        DataError: data that cannot be used. UsageError: nothing that can embed.
+    """
+    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=threads or cores())
+    for bad in pack.bad:
+        _to_stderr(f"left out: {bad.name} ({bad.reason})")
+    return features
+
+
+def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
+    """The encoder of a run or encoder folder in evaluation mode: [B, C, H, W] normalised -> [B, F].
+
+    Pictures in [0, 1] are normalised by the mean and std of encoder/config.json. A module of your own is passed as `into`.
+    """
+    return load_encoder(path, into)[0]

@@ -1,0 +1,87 @@
+"""What makes a checkpoint trusted: a manifest with the size and SHA-256 of each file, of the step, and of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+FORMAT_VERSION = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+_MAX_MANIFEST = 1 << 20
+
+
+class Damaged(Exception):
+    """Why a checkpoint cannot be trusted, in a word or two."""
+
+
+def _canonical(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def manifest(step: int, files: Mapping[str, bytes]) -> bytes:
+    """The manifest of one step's files, in the one form of bytes that it may have."""
+    try:
+        version = importlib.metadata.version("smallview")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    body = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()},
+        "versions": {"smallview": version, "torch": torch.__version__},
+    }
+    return _canonical(body | {"sha256": hashlib.sha256(_canonical(body)).hexdigest()})
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise Damaged("size")
+        return file.read()
+
+
+def _trusted(path: Path, step: int) -> dict[str, bytes]:
+    """The bytes of tensors and state, read once and held against the manifest, the manifest against its own hash."""
+    raw = _read(path / MANIFEST, _MAX_MANIFEST)
+    body = json.loads(raw)
+    own = body.pop("sha256")
+    if raw != _canonical(body | {"sha256": own}) or own != hashlib.sha256(_canonical(body)).hexdigest():
+        raise Damaged("hash")
+    if body["step"] != step:
+        raise Damaged(f"it is step {body['step']:,} under another name")
+    if body["format_version"] > FORMAT_VERSION:
+        raise Damaged("written by a newer smallview")
+    files = {}
+    for name in (TENSORS, STATE):
+        wanted = body["files"][name]
+        data = _read(path / name, wanted["size"])
+        if len(data) != wanted["size"]:
+            raise Damaged("size")
+        if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
+            raise Damaged("hash")
+        files[name] = data
+    return files
+
+
+def load(path: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the state in the checkpoint folder of a step; Damaged where anything is not as written."""
+    try:
+        files = _trusted(path, step)
+        return safetensors.torch.load(files[TENSORS]), json.loads(files[STATE])
+    except Damaged:
+        raise
+    except FileNotFoundError as error:
+        raise Damaged(f"{Path(error.filename or '').name} is missing") from None
+    except OSError as error:
+        raise Damaged(f"cannot be read: {error.strerror or type(error).__name__}") from None
+    except Exception as error:  # a damaged file may make a reader fail in any way
+        raise Damaged(f"unreadable: {type(error).__name__}") from None
