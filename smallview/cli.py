@@ -170,11 +170,15 @@ def pretrain(
         data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=_command(), **given
     )
     if json_:
-        print(json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]}))
+        print(
+            json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})
+        )
     else:
         print(done.path)
         name = shlex.quote(str(done.path))
-        _say(f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR")
+        _say(
+            f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR"
+        )
 
 
 @app.command
@@ -261,10 +265,21 @@ def embed(
     features, pack = embed_pack(run, data, normalize=normalize, threads=threads or cores())
     written = write_embeddings(features, pack, out)
     if pack.bad and not quiet:
-        _say(f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, named in {Path(out) / 'bad_files.jsonl'}")
+        _say(
+            f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, named in {Path(out) / 'bad_files.jsonl'}"
+        )
     if json_:
-        print(json.dumps({"embeddings": str(written[0]), "index": str(written[1]), "rows": len(features), "features": features.shape[1],
-                          "left_out": len(pack.bad)}))
+        print(
+            json.dumps(
+                {
+                    "embeddings": str(written[0]),
+                    "index": str(written[1]),
+                    "rows": len(features),
+                    "features": features.shape[1],
+                    "left_out": len(pack.bad),
+                }
+            )
+        )
     else:
         for path in written:
             print(path)
@@ -343,7 +358,8 @@ def methods(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = F
     told = {name: " ".join((PRESETS[name].__doc__ or "").split()) for name in found}
     if json_:
         listed = [
-            {"name": n, "summary": told[n], "source": p.source, "status": p.status, "uncertain": list(p.uncertain)} for n, p in found.items()
+            {"name": n, "summary": told[n], "source": p.source, "status": p.status, "uncertain": list(p.uncertain)}
+            for n, p in found.items()
         ]
         print(json.dumps({"methods": listed}))
         return
@@ -378,7 +394,9 @@ def _crash(error: Exception) -> int:
         told = f"details are in {place.resolve()}"
     except OSError:
         told = "run it again with --debug for details"
-    _say(f"smallview: unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; {told}; please report it")
+    _say(
+        f"smallview: unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; {told}; please report it"
+    )
     return 1
 
 

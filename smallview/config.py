@@ -196,7 +196,9 @@ def resolve_config(
         reasons["preset"] = "given"
     for path, value in (sets or {}).items():
         if path in ("preset", "data"):
-            raise UsageError(f"--set {path} is no setting; name the {'method by --method' if path == 'preset' else 'data itself'}")
+            raise UsageError(
+                f"--set {path} is no setting; name the {'method by --method' if path == 'preset' else 'data itself'}"
+            )
         config = override(config, path, value)
         reasons[path] = "--set"
     return config, reasons

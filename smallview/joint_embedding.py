@@ -49,7 +49,9 @@ class Method:
         online = [v for v, view in enumerate(self.views) if view.seen_by != "target"]
         target = [v for v, view in enumerate(self.views) if view.seen_by != "online"]
         if not any(v != other for v in online for other in target):
-            raise ValueError(f"{len(self.views)} view(s) make no pair of an online and another target view; wanted at least two views")
+            raise ValueError(
+                f"{len(self.views)} view(s) make no pair of an online and another target view; wanted at least two views"
+            )
         if not self.objective:
             raise ValueError("the objective has no term; wanted at least one")
         for name, term in self.objective.items():

@@ -209,7 +209,9 @@ def pretrain(
             explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
             wanted = _continue(wanted, stored, explicit, folder, say)
         with torch.random.fork_rng(devices=[]):
-            return _run(source, wanted, folder, encoder, say, quiet, command or f"smallview pretrain {shlex.quote(wanted.data)}")
+            return _run(
+                source, wanted, folder, encoder, say, quiet, command or f"smallview pretrain {shlex.quote(wanted.data)}"
+            )
 
 
 def _stored(folder: Path) -> RunConfig | None:
@@ -255,12 +257,16 @@ def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
         say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
     if pack.bad:
         write_bad_files(pack, folder / "bad_files.jsonl")
-        say(f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, e.g. {pack.bad[0].name} ({pack.bad[0].reason}); "
-            f"all are named in {folder / 'bad_files.jsonl'}")
+        say(
+            f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, e.g. {pack.bad[0].name} ({pack.bad[0].reason}); "
+            f"all are named in {folder / 'bad_files.jsonl'}"
+        )
     small = int(((pack.heights < config.size) | (pack.widths < config.size)).sum())
     if small:
-        say(f"{small:,} of {len(pack):,} pictures are smaller than the views ({config.size} px) and will be enlarged; "
-            "a smaller --size costs less")
+        say(
+            f"{small:,} of {len(pack):,} pictures are smaller than the views ({config.size} px) and will be enlarged; "
+            "a smaller --size costs less"
+        )
     if len(pack) < 2:
         raise DataError(f"{source.name} holds {len(pack)} readable picture; wanted at least 2")
     return pack
@@ -297,15 +303,21 @@ def _build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: 
         described = describe(net, in_channels=pack.channels, size=config.size)
     else:
         if config.encoder.startswith("custom:"):
-            raise UsageError(f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)")
+            raise UsageError(
+                f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)"
+            )
         net, described = build_encoder(
             config.encoder, in_channels=pack.channels, size=config.size, stem=config.stem, seed=derive(config.seed, "encoder")
         )
     if config.stem == "auto" and described.stem == "small":
-        say(f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)")
+        say(
+            f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
+        )
     mean, std = channel_statistics(pack, config.seed)
     described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
-    if pack.channels != 3 and any(view.jitter and (view.saturation or view.hue) or view.grayscale for view in config.method.views):
+    if pack.channels != 3 and any(
+        view.jitter and (view.saturation or view.hue) or view.grayscale for view in config.method.views
+    ):
         say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
 
     def fresh(precision: Precision) -> TrainState:
@@ -350,8 +362,17 @@ def _calibrate(parts: _Parts, minutes: float, say: Say) -> int:
         return False
 
     count = 2 + CALIBRATION_STEPS
-    train(trial, config.method, parts.feed(0, count), total_steps=count, lr=0.0, seed=config.seed, precision=parts.precision,
-          device=parts.device, on_step=on_step)
+    train(
+        trial,
+        config.method,
+        parts.feed(0, count),
+        total_steps=count,
+        lr=0.0,
+        seed=config.seed,
+        precision=parts.precision,
+        device=parts.device,
+        on_step=on_step,
+    )
     middle = sorted(times[2:])[len(times[2:]) // 2]
     steps = max(1, int(60.0 * minutes / middle))
     epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
@@ -372,7 +393,9 @@ def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: _Parts) ->
     write_text(folder / "run.toml", dump_toml(tables))
 
 
-def _run(source: Source, config: RunConfig, folder: Path, encoder: str | nn.Module | None, say: Say, quiet: bool, command: str) -> Run:
+def _run(
+    source: Source, config: RunConfig, folder: Path, encoder: str | nn.Module | None, say: Say, quiet: bool, command: str
+) -> Run:
     keep_big_blocks()
     began = (folder / "run.toml").exists()
     if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
@@ -384,8 +407,10 @@ def _run(source: Source, config: RunConfig, folder: Path, encoder: str | nn.Modu
         _same_data(folder, pack)
     if config.batch_size > len(pack):
         if config.batch_size > len(source):
-            raise UsageError(f"batch_size is {config.batch_size:,} and {source.name} has {len(pack):,} pictures; "
-                             f"wanted at most that: --batch-size {len(pack)}")
+            raise UsageError(
+                f"batch_size is {config.batch_size:,} and {source.name} has {len(pack):,} pictures; "
+                f"wanted at most that: --batch-size {len(pack)}"
+            )
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
     config, parts = _build(config, pack, encoder, say)
     state = parts.state
@@ -453,7 +478,10 @@ def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quie
             progress.update(report)
             if report.rows:
                 names = [parts.pack.names[i] for i in report.rows]
-                write_text(folder / f"skipped-step-{report.step:06d}.json", json.dumps({"warning": report.warning, "pictures": names}) + "\n")
+                write_text(
+                    folder / f"skipped-step-{report.step:06d}.json",
+                    json.dumps({"warning": report.warning, "pictures": names}) + "\n",
+                )
             if report.spread is not None:
                 warning = watch.look(report.spread, report.step)
                 if warning:
@@ -478,8 +506,15 @@ def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quie
 
         if state.step < steps:
             finished = train(
-                state, config.method, parts.feed(state.step, steps), total_steps=steps, lr=parts.lr(), seed=config.seed,
-                precision=parts.precision, device=parts.device, on_step=on_step,
+                state,
+                config.method,
+                parts.feed(state.step, steps),
+                total_steps=steps,
+                lr=parts.lr(),
+                seed=config.seed,
+                precision=parts.precision,
+                device=parts.device,
+                on_step=on_step,
             )
             save()
             if not finished:

@@ -85,8 +85,9 @@ def extract(
 
 
 def raw_pixels(pictures: Pictures, size: int) -> Tensor:
-    """The floor without any network: the centre view's own pixels, at most 32 x 32, flattened, float32 [N, C * S * S]."""
-    side = min(size, PIXEL_SIDE)
+    """The floor without any network: the centre view's own pixels, at most 32 x 32 and never enlarged, flattened, float32 [N, C * S * S]."""
+    native = min(pictures.one_size) if pictures.one_size is not None else PIXEL_SIDE
+    side = max(1, min(size, PIXEL_SIDE, native))
     plain = [0.0] * pictures.channels, [1.0] * pictures.channels
     return torch.cat([views.flatten(1) for views in centre_views(pictures, side, *plain)])
 

@@ -41,7 +41,12 @@ def fit_logistic(
     weight.requires_grad_(True)
     bias.requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=steps, history_size=10, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=steps,
+        history_size=10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-7,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -74,7 +79,9 @@ def held_out(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rest), torch.from_numpy(held)
 
 
-def fit_linear(features: Tensor, labels: Tensor, classes: int, *, seed: int, penalties: tuple[float, ...] = PENALTIES) -> LinearProbe:
+def fit_linear(
+    features: Tensor, labels: Tensor, classes: int, *, seed: int, penalties: tuple[float, ...] = PENALTIES
+) -> LinearProbe:
     """Fit the probe: standardise, choose the penalty on a held-out tenth of the training part, refit on all of it.
 
     features [N, F], labels int64 [N]. The test part is never looked at. Of equal penalties the strongest wins.

@@ -68,7 +68,15 @@ def ridge_scores(x: Tensor, y: Tensor, z: Tensor) -> tuple[float, Tensor]:
 
 
 def lowshot(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, per_class: int, draws: int, seed: int, classes: int
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    per_class: int,
+    draws: int,
+    seed: int,
+    classes: int,
 ) -> Lowshot:
     """Accuracy of a ridge probe from `per_class` labels of each class, over `draws` draws.
 

@@ -55,7 +55,9 @@ def match_classes(train: tuple[str, ...] | None, test: tuple[str, ...] | None) -
         return None
     unknown = sorted(set(test) - set(train))
     if unknown:
-        raise DataError(f"--test has classes that --train has not: {', '.join(unknown[:5])}; wanted the same class folders in both")
+        raise DataError(
+            f"--test has classes that --train has not: {', '.join(unknown[:5])}; wanted the same class folders in both"
+        )
     return {i: train.index(name) for i, name in enumerate(test)}
 
 
@@ -108,7 +110,9 @@ def untrained(judged: Judged, train: Pictures, seed: int) -> nn.Module:
     if config.architecture.startswith("custom:"):
         fresh = untrained_like(judged.encoder, seed)
     else:
-        fresh, _ = build_encoder(config.architecture, in_channels=config.in_channels, size=config.size, stem=config.stem, seed=seed)
+        fresh, _ = build_encoder(
+            config.architecture, in_channels=config.in_channels, size=config.size, stem=config.stem, seed=seed
+        )
     return recalibrate(fresh, config, train)
 
 
@@ -197,5 +201,7 @@ def judge(
                 )
             )
     if weights_hash(judged.encoder) != before:
-        raise SmallviewError(f"the weights of {judged.name} changed while it was judged; no row is written: give evaluate a frozen encoder")
+        raise SmallviewError(
+            f"the weights of {judged.name} changed while it was judged; no row is written: give evaluate a frozen encoder"
+        )
     return rows

@@ -55,7 +55,9 @@ def _pretrained(name: str) -> Judged:
     import timm
 
     if not timm.list_models(name, pretrained=True):
-        raise UsageError(f'there is no run folder "{name}" and timm has no weights of that name; wanted a run folder or a timm name with tag')
+        raise UsageError(
+            f'there is no run folder "{name}" and timm has no weights of that name; wanted a run folder or a timm name with tag'
+        )
     try:
         net = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
@@ -67,7 +69,9 @@ def _pretrained(name: str) -> Judged:
     config = describe(net, in_channels=3, size=int(given["input_size"][-1]))
     mean, std = tuple(given.get("mean", IMAGENET[0])), tuple(given.get("std", IMAGENET[1]))
     architecture = name.split(".")[0]
-    return Judged(net.eval(), EncoderConfig(**{**vars(config), "architecture": architecture, "mean": mean, "std": std}), name, 0, {})
+    return Judged(
+        net.eval(), EncoderConfig(**{**vars(config), "architecture": architecture, "mean": mean, "std": std}), name, 0, {}
+    )
 
 
 def evaluation_pack(
@@ -97,7 +101,9 @@ def open_labeled(train: Any, test: Any, config: EncoderConfig, *, threads: int =
     for flag, data in (("--train", train), ("--test", test)):
         source, pack = evaluation_pack(data, config, threads=threads)
         if pack.labels is None:
-            raise DataError(f"{flag} {source.name} has no labels; wanted class folders, (images, labels), or an .npz with labels")
+            raise DataError(
+                f"{flag} {source.name} has no labels; wanted class folders, (images, labels), or an .npz with labels"
+            )
         packs.append(pack)
     moved = match_classes(packs[0].classes, packs[1].classes)
     test_labels = np.asarray(packs[1].labels, np.int64)

@@ -72,7 +72,9 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
 
     known = timm.list_models()
     if name.split(".")[0] not in known:
-        raise UsageError(f'no encoder is called "{name}"{suggest(name, [*OWN, *known]) if len(name) < 80 else ""}'.split("; there are")[0])
+        raise UsageError(
+            f'no encoder is called "{name}"{suggest(name, [*OWN, *known]) if len(name) < 80 else ""}'.split("; there are")[0]
+        )
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
     if "vit" in name and name.split("_")[0] in ("vit", "deit", "deit3"):
         patch = next((int(part[5:]) for part in name.split("_") if part.startswith("patch") and part[5:].isdigit()), 16)
@@ -80,7 +82,9 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
         if small:
             patch = max(1, size // 8)
         # the position embeddings are made for `size`, and follow other sizes by interpolation
-        net = timm.create_model(name, img_size=size - size % patch, patch_size=patch, dynamic_img_size=True, dynamic_img_pad=True, **options)
+        net = timm.create_model(
+            name, img_size=size - size % patch, patch_size=patch, dynamic_img_size=True, dynamic_img_pad=True, **options
+        )
         return net, "small" if small else "standard"
     net = timm.create_model(name, **options)
     reduction = net.feature_info[-1]["reduction"] if getattr(net, "feature_info", None) else 32
@@ -90,11 +94,15 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
     if _small_resnet(net, size) or _small_mobile(net, size):
         return net, "small"
     if stem == "small":
-        raise UsageError(f'--stem small is known for ResNets, MobileNetV3, EfficientNet and ViT, not for "{name}"; use --stem standard')
+        raise UsageError(
+            f'--stem small is known for ResNets, MobileNetV3, EfficientNet and ViT, not for "{name}"; use --stem standard'
+        )
     return net, "standard"
 
 
-def build_encoder(name: str, *, in_channels: int = 3, size: int = 32, stem: str = "auto", seed: int = 0) -> tuple[nn.Module, EncoderConfig]:
+def build_encoder(
+    name: str, *, in_channels: int = 3, size: int = 32, stem: str = "auto", seed: int = 0
+) -> tuple[nn.Module, EncoderConfig]:
     """An encoder with fresh weights that depend on `seed` alone, and its description.
 
     name: `dense_small` or a timm name. stem "auto" takes the small stem when the final feature map would be under 4x4.
@@ -121,7 +129,9 @@ def build_encoder(name: str, *, in_channels: int = 3, size: int = 32, stem: str 
 
 def describe(module: nn.Module, *, in_channels: int, size: int) -> EncoderConfig:
     """The description of a module of the user's own: [B, C, S, S] -> [B, F]."""
-    return EncoderConfig(f"custom:{type(module).__name__}", "standard", in_channels, size, count_features(module, in_channels, size))
+    return EncoderConfig(
+        f"custom:{type(module).__name__}", "standard", in_channels, size, count_features(module, in_channels, size)
+    )
 
 
 def count_features(module: nn.Module, in_channels: int, size: int) -> int:
@@ -144,7 +154,9 @@ def count_features(module: nn.Module, in_channels: int, size: int) -> int:
         module.train(was_training)
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(f"the encoder {type(module).__name__} returns {got}; wanted features [B, F]: pool and flatten its output")
+        raise UsageError(
+            f"the encoder {type(module).__name__} returns {got}; wanted features [B, F]: pool and flatten its output"
+        )
     return int(out.shape[1])
 
 
@@ -182,22 +194,32 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
         raise UsageError(f"no such run or encoder folder: {root}")
     place = root / "encoder" if (root / "encoder").is_dir() else root
     if not (place / "config.json").is_file() or not (place / "model.safetensors").is_file():
-        hint = "the run has not finished: run the same pretrain command to go on" if (root / "run.toml").exists() else "wanted a run folder"
+        hint = (
+            "the run has not finished: run the same pretrain command to go on"
+            if (root / "run.toml").exists()
+            else "wanted a run folder"
+        )
         raise UsageError(f"{root} holds no encoder (config.json and model.safetensors); {hint}")
     try:
         raw = json.loads((place / "config.json").read_text())
         config = EncoderConfig(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
         tensors = load_file(place / "model.safetensors")
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise SmallviewError(f"the encoder in {place} is damaged ({type(error).__name__}: {error}); copy it again or train anew") from error
+        raise SmallviewError(
+            f"the encoder in {place} is damaged ({type(error).__name__}: {error}); copy it again or train anew"
+        ) from error
     if into is not None:
         net = into
     elif config.architecture.startswith("custom:"):
-        raise UsageError(f"the encoder in {place} is a module of your own ({config.architecture[7:]}); pass it: load(path, into=module)")
+        raise UsageError(
+            f"the encoder in {place} is a module of your own ({config.architecture[7:]}); pass it: load(path, into=module)"
+        )
     else:
         net, _ = build_encoder(config.architecture, in_channels=config.in_channels, size=config.size, stem=config.stem)
     try:
         net.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise SmallviewError(f"the weights in {place} do not fit {config.architecture}: {str(error).splitlines()[-1].strip()}") from error
+        raise SmallviewError(
+            f"the weights in {place} do not fit {config.architecture}: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return net.eval(), config

@@ -61,7 +61,10 @@ def write_embeddings(features: npt.NDArray[np.float32], pack: Pack, out: str | P
         partial.replace(folder / "embeddings.npy")
         lines = []
         for row, name in enumerate(pack.names):
-            record: dict[str, Any] = {"row": row, "name": name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")}
+            record: dict[str, Any] = {
+                "row": row,
+                "name": name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            }
             if pack.labels is not None:
                 label = int(pack.labels[row])
                 record["label"] = pack.classes[label] if pack.classes else label
@@ -72,5 +75,7 @@ def write_embeddings(features: npt.NDArray[np.float32], pack: Pack, out: str | P
             write_bad_files(pack, folder / "bad_files.jsonl")
             written.append(folder / "bad_files.jsonl")
     except (OSError, ValueError) as error:
-        raise SmallviewError(f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}; choose another --out") from error
+        raise SmallviewError(
+            f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}; choose another --out"
+        ) from error
     return written

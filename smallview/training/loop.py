@@ -152,7 +152,9 @@ def train(
         state.step += 1
         warning = None
         if not finite:
-            warning = f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"
+            warning = (
+                f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"
+            )
         now = time.perf_counter()
         report = StepReport(
             step=state.step,

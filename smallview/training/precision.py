@@ -87,9 +87,19 @@ def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) 
         return Precision(layout, dtype, f"rule for {device.type}: {layout} for convolutions, {dtype}")
     plain = type(encoder).__name__ == "DenseSmall"
     layout = "channels_last" if (depthwise or plain) and not attention else "channels_first"
-    kind = "depthwise convolutions" if depthwise else "a plain dense stack" if plain else "attention" if attention else "a residual net"
+    kind = (
+        "depthwise convolutions"
+        if depthwise
+        else "a plain dense stack"
+        if plain
+        else "attention"
+        if attention
+        else "a residual net"
+    )
     dtype = "bfloat16" if device.type == "cpu" and "amx_bf16" in flags else "float32"
-    return Precision(layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {'AMX' if dtype == 'bfloat16' else 'no AMX'} -> {dtype}")
+    return Precision(
+        layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {'AMX' if dtype == 'bfloat16' else 'no AMX'} -> {dtype}"
+    )
 
 
 def probe(step: Callable[[Precision], None], device: torch.device, rounds: int = 3) -> Precision:

@@ -20,7 +20,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(nogil=True, cache=True, fastmath=False)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
-        warnings.warn("no folder for compiled code can be written; each start compiles again (set NUMBA_CACHE_DIR)", stacklevel=2)
+        warnings.warn(
+            "no folder for compiled code can be written; each start compiles again (set NUMBA_CACHE_DIR)", stacklevel=2
+        )
         return numba.njit(nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
 
 

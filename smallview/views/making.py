@@ -52,7 +52,9 @@ class ViewMaker:
             for v, view in enumerate(self.views)
         ]
 
-    def crop(self, index: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64], flips: npt.NDArray[np.bool_], size: int) -> Tensor:
+    def crop(
+        self, index: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64], flips: npt.NDArray[np.bool_], size: int
+    ) -> Tensor:
         """Crops float [B, C, S, S] in [0, 1] on the maker's device."""
         if self.resident is not None:
             return kernel_torch.crop_resize(self.resident[torch.from_numpy(index).to(self.device)], boxes, flips, size)
@@ -77,7 +79,9 @@ class ViewMaker:
 
 def centre_part(pictures: Pictures, size: int) -> float:
     """How much of the short side the one centre view covers: all of it for small pictures of one square size, else 0.875."""
-    plain = pictures.one_size is not None and pictures.one_size[0] == pictures.one_size[1] and pictures.one_size[0] <= size / 0.875
+    plain = (
+        pictures.one_size is not None and pictures.one_size[0] == pictures.one_size[1] and pictures.one_size[0] <= size / 0.875
+    )
     return 1.0 if plain else 0.875
 
 

@@ -63,7 +63,14 @@ def draw_boxes(view: View, heights: Floats, widths: Floats, u: Floats) -> Floats
 
 
 def draw(
-    view: View, which: int, size: int, heights: npt.ArrayLike, widths: npt.ArrayLike, samples: npt.ArrayLike, seed: int, epoch: int
+    view: View,
+    which: int,
+    size: int,
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    samples: npt.ArrayLike,
+    seed: int,
+    epoch: int,
 ) -> ViewParameters:
     """Draw the parameters of view number `which` for B pictures of the given heights and widths [B].
 
