@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "pretrain": "smallview.run",
-    "evaluate": "smallview.run",
-    "load": "smallview.run",
+    "evaluate": "smallview.use",
+    "load": "smallview.use",
     "Run": "smallview.run",
-    "embed": "smallview.run",
+    "embed": "smallview.use",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
     "method": "smallview.presets",
@@ -34,7 +34,13 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from smallview.presets import method, methods, preset
-    from smallview.records import Row
-    from smallview.run import Run, embed, evaluate, load, pretrain
-    from smallview.views.view import View
+    from smallview.presets import method as method
+    from smallview.presets import methods as methods
+    from smallview.presets import preset as preset
+    from smallview.records import Row as Row
+    from smallview.run import Run as Run
+    from smallview.run import pretrain as pretrain
+    from smallview.use import embed as embed
+    from smallview.use import evaluate as evaluate
+    from smallview.use import load as load
+    from smallview.views.view import View as View

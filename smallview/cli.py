@@ -146,7 +146,7 @@ def pretrain(
     """
     from smallview import run
 
-    given = {
+    given: dict[str, Any] = {
         "method": method,
         "stem": stem,
         "size": size,
@@ -162,9 +162,10 @@ def pretrain(
     sets = _sets(set_)
     if print_config:
         from smallview.data.sources import open_source
+        from smallview.settle import explain, settle
 
-        settled, reasons = run.settle(data, open_source(data), given, config, sets, encoder)
-        print(run.explain(settled, reasons, as_json=json_), end="")
+        settled, reasons = settle(data, open_source(data), given, config, sets, encoder)
+        print(explain(settled, reasons, as_json=json_), end="")
         return
     done = run.pretrain(
         data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=_command(), **given
@@ -217,7 +218,7 @@ def evaluate(
     quiet
         No progress.
     """
-    from smallview.run import evaluate as judge
+    from smallview.use import evaluate as judge
 
     rows = judge(run, train, test, protocols, threads=threads, device=device, say=(lambda message: None) if quiet else _say)
     if json_:
@@ -260,7 +261,7 @@ def embed(
         No progress.
     """
     from smallview.output.embed import embed_pack, write_embeddings
-    from smallview.run import cores
+    from smallview.settle import cores
 
     features, pack = embed_pack(run, data, normalize=normalize, threads=threads or cores())
     written = write_embeddings(features, pack, out)
@@ -329,7 +330,7 @@ def views(
     json_
         One JSON object on stdout.
     """
-    from smallview.run import sheet
+    from smallview.use import sheet
 
     if pictures < 1 or repeats < 1:
         raise UsageError(f"--pictures is {pictures} and --repeats {repeats}; wanted 1 or more of both")

@@ -19,16 +19,20 @@ from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.files import write_text
 from smallview.networks.encoders import build_encoder
 from smallview.output.embed import write_embeddings
-from smallview.run import _to_stderr as say
-from smallview.run import cores, pretrain, sheet
+from smallview.run import pretrain, say_on_stderr
 from smallview.seeds import derive, generator
+from smallview.settle import cores
+from smallview.use import sheet
 
 PER_CLASS = (1, 5, 10)
 DRAWS = 20
 TEST = 500
 EPOCHS = 60
-# Digits are neither mirrored nor seen in parts: the crop stays large and nothing flips.
-SETTINGS = {f"method.views.{v}.{name}": value for v in (0, 1) for name, value in (("flip", 0.0), ("scale", (0.5, 1.0)))}
+# A mirrored digit is another sign, so nothing flips; half the digits of a batch are far from each other, so a soft temperature does.
+SETTINGS: dict[str, object] = {
+    "method.objective.contrastive.loss.temperature": 0.5,
+    **{f"method.views.{v}.{name}": value for v in (0, 1) for name, value in (("flip", 0.0), ("scale", (0.3, 1.0)))},
+}
 
 
 def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -73,7 +77,7 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
     pictures = out / "digits.npz"
     if not pictures.exists():
         np.savez(pictures, images=x, labels=y)
-    say(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
+    say_on_stderr(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
     contact, _ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
     run = pretrain(str(pictures), "simclr", out=out / "run", epochs=epochs, size=16, sets=SETTINGS, command="smallview demo")
     with _threads():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import platform
 import shlex
 import sys
@@ -14,34 +13,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from smallview import config as configuration
-from smallview.config import Facts, RunConfig, mathematics, resolve_config, smallest_side, steps_per_epoch, total_steps
-from smallview.data.decoding import BadPicture
+from smallview.config import RunConfig, mathematics, smallest_side, steps_per_epoch, total_steps
 from smallview.data.loading import batches, channel_statistics
 from smallview.data.packing import Pack, open_pack, write_bad_files
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
-from smallview.evaluation.protocol import choose_protocols, judge
-from smallview.evaluation.subject import open_labeled, open_subject
 from smallview.files import write_text
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder, save_encoder
 from smallview.networks.online_target import Networks
 from smallview.optimizers import scaled_lr
-from smallview.output.embed import embed_pack
-from smallview.output.sheet import contact_sheet, view_grid
 from smallview.records import Row
 from smallview.schedules import WarmupCosine
 from smallview.seeds import derive
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
+from smallview.settle import cores, default_out, next_free, settle
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import StopRequest, lock_folder, prepare_folder
-from smallview.training.log import MetricsLog, append_row
+from smallview.training.log import MetricsLog
 from smallview.training.loop import StepReport, TrainState, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, keep_big_blocks, probe
 from smallview.training.prefetch import ahead
@@ -67,100 +60,9 @@ def _quiet(message: str) -> None:
     """Say nothing."""
 
 
-def _to_stderr(message: str) -> None:
+def say_on_stderr(message: str) -> None:
+    """Say it on stderr."""
     print(message, file=sys.stderr, flush=True)
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def picture_side(source: Source, most: int = 8) -> int:
-    """The short side of the largest of a few pictures, spread evenly over the source; what the default size follows."""
-    if source.array is not None:
-        return min(source.array.shape[1:3])
-    sides = []
-    for i in range(0, len(source), max(1, len(source) // most)):
-        try:
-            sides.append(min(source.read(i).shape[:2]))
-        except BadPicture:
-            continue  # told when the pack is made
-    return max(sides, default=64)
-
-
-def settle(
-    data: Any,
-    source: Source,
-    given: Mapping[str, Any],
-    config_file: str | None = None,
-    sets: Mapping[str, object] | None = None,
-    encoder: str | nn.Module | None = None,
-) -> tuple[RunConfig, dict[str, str]]:
-    """The resolved settings of a run on this source, and the reason of each.
-
-    Raises:
-        UsageError: settings that cannot be meant. DataError: fewer than two pictures.
-    """
-    if len(source) < 2:
-        raise DataError(f"{source.name} holds {len(source)} picture; wanted at least 2 to tell pictures apart, better hundreds")
-    file = None if config_file is None else configuration.read_config_file(config_file)
-    device = choose_device(str(given.get("device") or (file or {}).get("device") or "auto"))
-    name = str(data) if isinstance(data, (str, os.PathLike)) else source.name
-    facts = Facts(name, len(source), picture_side(source), device.type, cores())
-    flags = dict(given)
-    if isinstance(encoder, nn.Module):
-        flags["encoder"] = f"custom:{type(encoder).__name__}"
-    elif encoder is not None:
-        flags["encoder"] = encoder
-    return resolve_config(facts, flags, file, sets)
-
-
-def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = False) -> str:
-    """Every setting with the reason for its value: TOML with comments, or JSON."""
-    tables = to_tables(config)
-    if as_json:
-        return json.dumps({"settings": tables, "reasons": dict(reasons)}) + "\n"
-    lines = []
-    for line in dump_toml({"format_version": configuration.FORMAT_VERSION, **tables}).splitlines():
-        head = line.split(" = ")[0] if " = " in line else line.strip("[]")
-        top = not lines or not any(made.startswith("[") for made in lines)
-        reason = reasons.get(head) if top or line.startswith("[") else None
-        lines.append(f"{line}  # {reason}" if reason else line)
-    return "\n".join(lines) + "\n"
-
-
-def sheet(
-    data: Any,
-    out: str | Path,
-    given: Mapping[str, Any],
-    *,
-    config: str | None = None,
-    sets: Mapping[str, object] | None = None,
-    rows: int = 8,
-    repeats: int = 3,
-) -> tuple[Path, RunConfig]:
-    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs."""
-    source = open_source(data)
-    settled, _ = settle(data, source, given, config, sets)
-    pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)
-    grid, titles = view_grid(pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats)
-    return contact_sheet(grid, titles, out), settled
-
-
-def default_out(source: Source, config: RunConfig) -> Path:
-    """runs/<data name>-<method>-<encoder>."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name)
-    return Path("runs") / f"{plain}-{config.preset}-{config.encoder.replace('custom:', '').replace('/', '-')}"
-
-
-def next_free(out: Path) -> Path:
-    """The folder itself while it is unused, else DIR-2, DIR-3, ...: --fresh moves on and deletes nothing."""
-    candidate, n = out, 1
-    while candidate.exists() and any(candidate.iterdir()):
-        n += 1
-        candidate = out.with_name(f"{out.name}-{n}")
-    return candidate
 
 
 def pretrain(
@@ -195,7 +97,7 @@ def pretrain(
         >>> run.encoder(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 512])
     """
-    say = _quiet if quiet else _to_stderr
+    say = _quiet if quiet else say_on_stderr
     source = open_source(data)
     given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
     wanted, reasons = settle(data, source, given, config, sets, encoder)
@@ -316,7 +218,7 @@ def _build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: 
     mean, std = channel_statistics(pack, config.seed)
     described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
     if pack.channels != 3 and any(
-        view.jitter and (view.saturation or view.hue) or view.grayscale for view in config.method.views
+        (view.jitter and (view.saturation or view.hue)) or view.grayscale for view in config.method.views
     ):
         say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
 
@@ -547,60 +449,3 @@ def _rows(folder: Path) -> list[Row]:
 
     path = folder / "rows.jsonl"
     return [Row(**record) for record in read_jsonl(path)] if path.exists() else []
-
-
-def evaluate(
-    what: str | Path | nn.Module,
-    train: Any,
-    test: Any,
-    protocols: str | tuple[str, ...] = ("knn", "linear"),
-    *,
-    size: int | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    say: Say = _quiet,
-) -> list[Row]:
-    """Judge frozen features on labeled data: every row beside raw pixels and the untrained encoder under the same protocol.
-
-    what: a run folder (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
-    class folders, (images, labels), .npz with labels, CIFAR .bin or idx files.
-
-    Raises:
-        DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder.
-    """
-    chosen = choose_protocols(protocols)
-    threads = threads or cores()
-    torch.set_num_threads(threads)
-    subject = open_subject(what, size=size)
-    labeled = open_labeled(train, test, subject.config, threads=threads)
-    place = choose_device(device)
-    rule = fixed_rule(subject.encoder, place, cpu_flags())
-    rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
-    if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
-        for row in rows:
-            append_row(Path(what) / "rows.jsonl", row)
-    return rows
-
-
-def embed(
-    what: str | Path | nn.Module, data: Any, *, normalize: bool = False, size: int | None = None, threads: int | None = None
-) -> npt.NDArray[np.float32]:
-    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said.
-
-    what: a run folder, an encoder folder, a timm name, or a module [B, C, S, S] -> [B, F].
-
-    Raises:
-        DataError: data that cannot be used. UsageError: nothing that can embed.
-    """
-    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=threads or cores())
-    for bad in pack.bad:
-        _to_stderr(f"left out: {bad.name} ({bad.reason})")
-    return features
-
-
-def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
-    """The encoder of a run or encoder folder in evaluation mode: [B, C, H, W] normalised -> [B, F].
-
-    Pictures in [0, 1] are normalised by the mean and std of encoder/config.json. A module of your own is passed as `into`.
-    """
-    return load_encoder(path, into)[0]

@@ -52,7 +52,7 @@ def sample_keys(seed: int, purpose: str, samples: npt.ArrayLike, *numbers: int) 
 
 
 def uniforms(keys: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.float64]:
-    """n uniform numbers in [0, 1) per key, float64 [B, n] (splitmix64 counted from the key; Steele et al., 2014).
+    """N uniform numbers in [0, 1) per key, float64 [B, n] (splitmix64 counted from the key; Steele et al., 2014).
 
     Example:
         >>> u = uniforms(sample_keys(0, "doc", [1, 2, 3]), 4)

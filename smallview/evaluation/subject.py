@@ -50,7 +50,7 @@ def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_ch
 
 
 def _pretrained(name: str) -> Judged:
-    """timm's pretrained weights of that name, from this machine's cache only."""
+    """Timm's pretrained weights of that name, from this machine's cache only."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import timm
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smallview.networks.heads import Heads
 from smallview.records import ViewBatch
-from smallview.schedules import Constant, Schedule, resolve
+from smallview.schedules import Schedule, resolve
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Momentum:
     Source: He et al., 2020, eq. 2; Grill et al., 2020, eq. 1.
     """
 
-    momentum: float | Schedule = Constant(0.99)
+    momentum: float | Schedule = 0.99
     buffers: Literal["own", "copy", "average"] = "own"
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class Queue:
             raise ValueError(f"size is {self.size}; wanted 1 to {2**22} embeddings")
 
     def init(self, seed: int, dimensions: int, device: torch.device) -> State:
-        """keys float [size, D]: random unit vectors; position int64: where the next one goes."""
+        """Keys float [size, D]: random unit vectors; position int64: where the next one goes."""
         source = torch.Generator().manual_seed(derive(seed, "queue"))
         keys = F.normalize(torch.randn(self.size, dimensions, generator=source), dim=1)
         return {"keys": keys.to(device), "position": torch.zeros((), dtype=torch.int64)}

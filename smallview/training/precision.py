@@ -36,7 +36,7 @@ class Precision:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """torch's name of the layout."""
+        """Torch's name of the layout."""
         return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's njit with the GIL free and the machine code cached on disk, or kept in memory where no disk can be written."""
+    """Numba's njit with the GIL free and the machine code cached on disk, or kept in memory where no disk can be written."""
     try:
         return numba.njit(nogil=True, cache=True, fastmath=False)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written

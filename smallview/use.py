@@ -1,0 +1,105 @@
+"""What people do with an encoder: load it, judge it, embed with it; and look at the views it will be trained on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from smallview.config import RunConfig, smallest_side
+from smallview.data.packing import open_pack
+from smallview.data.sources import open_source
+from smallview.evaluation.protocol import choose_protocols, judge
+from smallview.evaluation.subject import open_labeled, open_subject
+from smallview.networks.encoders import load_encoder
+from smallview.output.embed import embed_pack
+from smallview.output.sheet import contact_sheet, view_grid
+from smallview.records import Row
+from smallview.settle import cores, settle
+from smallview.training.log import append_row
+from smallview.training.precision import choose_device, cpu_flags, fixed_rule
+
+
+def _quiet(message: str) -> None:
+    """Say nothing."""
+
+
+def evaluate(
+    what: str | Path | nn.Module,
+    train: Any,
+    test: Any,
+    protocols: str | tuple[str, ...] = ("knn", "linear"),
+    *,
+    size: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = _quiet,
+) -> list[Row]:
+    """Judge frozen features on labeled data: every row beside raw pixels and the untrained encoder under the same protocol.
+
+    what: a run folder (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
+    class folders, (images, labels), .npz with labels, CIFAR .bin or idx files.
+
+    Raises:
+        DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder.
+    """
+    chosen = choose_protocols(protocols)
+    threads = threads or cores()
+    torch.set_num_threads(threads)
+    subject = open_subject(what, size=size)
+    labeled = open_labeled(train, test, subject.config, threads=threads)
+    place = choose_device(device)
+    rule = fixed_rule(subject.encoder, place, cpu_flags())
+    rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
+    if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
+        for row in rows:
+            append_row(Path(what) / "rows.jsonl", row)
+    return rows
+
+
+def embed(
+    what: str | Path | nn.Module, data: Any, *, normalize: bool = False, size: int | None = None, threads: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said.
+
+    what: a run folder, an encoder folder, a timm name, or a module [B, C, S, S] -> [B, F].
+
+    Raises:
+        DataError: data that cannot be used. UsageError: nothing that can embed.
+    """
+    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=threads or cores())
+    for bad in pack.bad:
+        print(f"left out: {bad.name} ({bad.reason})", file=sys.stderr)
+    return features
+
+
+def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
+    """The encoder of a run or encoder folder in evaluation mode: [B, C, H, W] normalised -> [B, F].
+
+    Pictures in [0, 1] are normalised by the mean and std of encoder/config.json. A module of your own is passed as `into`.
+    """
+    return load_encoder(path, into)[0]
+
+
+def sheet(
+    data: Any,
+    out: str | Path,
+    given: Mapping[str, Any],
+    *,
+    config: str | None = None,
+    sets: Mapping[str, object] | None = None,
+    rows: int = 8,
+    repeats: int = 3,
+) -> tuple[Path, RunConfig]:
+    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs."""
+    source = open_source(data)
+    settled, _ = settle(data, source, given, config, sets)
+    pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)
+    grid, titles = view_grid(pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats)
+    return contact_sheet(grid, titles, out), settled
