@@ -167,9 +167,8 @@ def pretrain(
         settled, reasons = settle(data, open_source(data), given, config, sets, encoder)
         print(explain(settled, reasons, as_json=json_), end="")
         return
-    done = run.pretrain(
-        data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=_command(), **given
-    )
+    settings: dict[str, Any] = {**given, "encoder": encoder, "out": out, "config": config, "sets": sets}
+    done = run.pretrain(data, fresh=fresh, quiet=quiet, command=_command(), **settings)
     if json_:
         print(
             json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})

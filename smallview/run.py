@@ -441,7 +441,7 @@ def _finish(parts: _Parts, folder: Path, steps: int, seconds: float, say: Say) -
     summary = {"finished": True, "seed": config.seed, "method": config.preset, "encoder": config.encoder, "cost": cost}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     say(f"finished: {steps:,} steps in {clock(seconds)}; the encoder is in {folder / 'encoder'}")
-    return Run(folder, _rows(folder), encoder.to("cpu", memory_format=torch.contiguous_format).eval())
+    return Run(folder, _rows(folder), encoder.to("cpu").to(memory_format=torch.contiguous_format).eval())
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -65,7 +65,7 @@ def _pretrained(name: str) -> Judged:
             f'the weights of "{name}" are not on this machine and smallview downloads nothing by itself; '
             f"fetch them with timm.create_model({name!r}, pretrained=True) once"
         ) from error
-    given = net.pretrained_cfg
+    given: Any = net.pretrained_cfg
     config = describe(net, in_channels=3, size=int(given["input_size"][-1]))
     mean, std = tuple(given.get("mean", IMAGENET[0])), tuple(given.get("std", IMAGENET[1]))
     architecture = name.split(".")[0]

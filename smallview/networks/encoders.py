@@ -87,7 +87,8 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
         )
         return net, "small" if small else "standard"
     net = timm.create_model(name, **options)
-    reduction = net.feature_info[-1]["reduction"] if getattr(net, "feature_info", None) else 32
+    stages: Any = getattr(net, "feature_info", None)
+    reduction = int(stages[-1]["reduction"]) if stages else 32
     wanted = stem == "small" or (stem == "auto" and final_map(size, reduction) < SMALLEST_MAP)
     if not wanted:
         return net, "standard"

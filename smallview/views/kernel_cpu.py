@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Numba's njit with the GIL free and the machine code cached on disk, or kept in memory where no disk can be written."""
+    """Compile by numba with the GIL free and the machine code cached on disk, or kept in memory where no disk can be written."""
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=False)(function)  # type: ignore[no-any-return]
+        return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
         warnings.warn(
             "no folder for compiled code can be written; each start compiles again (set NUMBA_CACHE_DIR)", stacklevel=2
         )
-        return numba.njit(nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
+        return cast(Callable[..., Any], numba.njit(nogil=True)(function))
 
 
 @compiled

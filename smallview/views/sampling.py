@@ -51,7 +51,7 @@ def draw_boxes(view: View, heights: Floats, widths: Floats, u: Floats) -> Floats
     low, high = math.log(view.ratio[0]), math.log(view.ratio[1])
     ratio = np.exp(low + (high - low) * u[:, 1 : 2 * ATTEMPTS : 2])
     w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)  # [B, ATTEMPTS]
-    fits = (w <= widths[:, None]) & (h <= heights[:, None])
+    fits = np.asarray((w <= widths[:, None]) & (h <= heights[:, None]))
     first = np.argmax(fits, axis=1)
     rows = np.arange(len(heights))
     fallback_ratio = np.clip(widths / heights, view.ratio[0], view.ratio[1])
