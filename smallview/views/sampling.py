@@ -55,7 +55,7 @@ def draw_boxes(view: View, heights: Floats, widths: Floats, u: Floats) -> Floats
     first = np.argmax(fits, axis=1)
     rows = np.arange(len(heights))
     fallback_ratio = np.clip(widths / heights, view.ratio[0], view.ratio[1])
-    any_fits = fits.any(axis=1)
+    any_fits = np.asarray(fits.any(axis=1))
     height = np.where(any_fits, h[rows, first], np.minimum(heights, widths / fallback_ratio))
     width = np.where(any_fits, w[rows, first], np.minimum(widths, heights * fallback_ratio))
     place = np.where(any_fits[:, None], u[:, -2:], 0.5)
