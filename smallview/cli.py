@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
-from smallview import __version__
-from smallview.errors import SmallviewError, UsageError
+from smallview import shell
+from smallview.errors import UsageError
+from smallview.shell import say
 
 HELP = """Self-supervised image learning that fits a small budget.
 
-Example: `smallview pretrain photos/` trains an encoder on a folder of unlabeled pictures;
-`smallview demo` shows the whole road in two minutes on pictures that need no download.
+`smallview pretrain` trains an encoder on unlabeled pictures; `smallview demo` shows the whole road in two minutes on pictures
+that need no download. Any command takes `--debug`, which shows where an error came from.
 """
 
-app = App(name="smallview", help=HELP, version=lambda: _version(), help_on_error=False)
-On = Annotated[bool, Parameter(negative=())]
-Sets = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=False)]
+
+def _whole(kind: type, tokens: Sequence[Any]) -> int:
+    try:
+        return int(tokens[0].value)  # cyclopts alone would round 3.5
+    except ValueError:
+        raise ValueError(f'"{tokens[0].value}" is no whole number.') from None
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    parts = [f"smallview {__version__}"]
-    for name in ("torch", "timm"):
-        try:
-            parts.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            parts.append(f"no {name}")
-    return ", ".join(parts)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+app = App(
+    name="smallview",
+    help=HELP,
+    help_prologue="Example: `smallview pretrain photos/`",
+    version=shell.version,
+    help_on_error=False,
+)
+Whole = Annotated[int, Parameter(converter=_whole)]
+On = Annotated[bool, Parameter(negative=(), show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), show_default=False)]
+Sets = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=False, show_default=False)]
 
 
 def _sets(pairs: tuple[str, ...]) -> dict[str, object]:
@@ -50,10 +51,6 @@ def _sets(pairs: tuple[str, ...]) -> dict[str, object]:
             raise UsageError(f'--set is "{pair}"; wanted path=value, as in --set optimizer.lr=0.1')
         out[path] = value
     return out
-
-
-def _command() -> str:
-    return "smallview " + shlex.join(sys.argv[1:])
 
 
 def _rows_table(rows: list[Any]) -> None:
@@ -70,7 +67,7 @@ def _rows_table(rows: list[Any]) -> None:
         print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
 
 
-@app.command
+@app.command(help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 def pretrain(
     data: str,
     /,
@@ -78,26 +75,24 @@ def pretrain(
     method: str | None = None,
     encoder: str | None = None,
     stem: str | None = None,
-    size: int | None = None,
+    size: Whole | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
-    batch_size: int | None = None,
+    batch_size: Whole | None = None,
     out: str | None = None,
-    seed: int | None = None,
+    seed: Whole | None = None,
     device: str | None = None,
-    threads: int | None = None,
+    threads: Whole | None = None,
     save_every: float | None = None,
     set_: Sets = (),
     config: str | None = None,
     probe: On = False,
     print_config: On = False,
     fresh: On = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train an encoder on unlabeled pictures.
-
-    Example: `smallview pretrain photos/ --minutes 30`
 
     The same command goes on with an unfinished run, to the same bits; Ctrl-C saves first.
 
@@ -144,7 +139,7 @@ def pretrain(
     quiet
         No progress.
     """
-    from smallview import run
+    from smallview.training.launch import stopped_early
 
     given: dict[str, Any] = {
         "method": method,
@@ -167,8 +162,12 @@ def pretrain(
         settled, reasons = settle(data, open_source(data), given, config, sets, encoder)
         print(explain(settled, reasons, as_json=json_), end="")
         return
-    settings: dict[str, Any] = {**given, "encoder": encoder, "out": out, "config": config, "sets": sets}
-    done = run.pretrain(data, fresh=fresh, quiet=quiet, command=_command(), **settings)
+    with stopped_early(shell.go_on):
+        from smallview import run
+
+        done = run.pretrain(
+            data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=shell.go_on, **given
+        )
     if json_:
         print(
             json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})
@@ -176,12 +175,15 @@ def pretrain(
     else:
         print(done.path)
         name = shlex.quote(str(done.path))
-        _say(
-            f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR"
-        )
+        if not quiet:
+            say(
+                f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR"
+            )
 
 
-@app.command
+@app.command(
+    help_prologue="Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`"
+)
 def evaluate(
     run: str,
     /,
@@ -190,13 +192,11 @@ def evaluate(
     test: str,
     protocols: str = "knn,linear",
     device: str = "auto",
-    threads: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge an encoder's frozen features on labeled pictures, beside raw pixels and the untrained encoder.
-
-    Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`
 
     Parameters
     ----------
@@ -219,14 +219,14 @@ def evaluate(
     """
     from smallview.use import evaluate as judge
 
-    rows = judge(run, train, test, protocols, threads=threads, device=device, say=(lambda message: None) if quiet else _say)
+    rows = judge(run, train, test, protocols, threads=threads, device=device, say=(lambda message: None) if quiet else say)
     if json_:
         print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
     else:
         _rows_table(rows)
 
 
-@app.command
+@app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")
 def embed(
     run: str,
     data: str,
@@ -234,13 +234,11 @@ def embed(
     *,
     out: str,
     normalize: On = False,
-    threads: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write backbone features of pictures: embeddings.npy and index.jsonl.
-
-    Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`
 
     Parameters
     ----------
@@ -259,13 +257,15 @@ def embed(
     quiet
         No progress.
     """
+    from smallview.files import check_folder
     from smallview.output.embed import embed_pack, write_embeddings
-    from smallview.settle import cores
+    from smallview.settle import thread_count
 
-    features, pack = embed_pack(run, data, normalize=normalize, threads=threads or cores())
+    check_folder(out)
+    features, pack = embed_pack(run, data, normalize=normalize, threads=thread_count(threads))
     written = write_embeddings(features, pack, out)
     if pack.bad and not quiet:
-        _say(
+        say(
             f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, named in {Path(out) / 'bad_files.jsonl'}"
         )
     if json_:
@@ -284,27 +284,25 @@ def embed(
         for path in written:
             print(path)
         if not quiet:
-            _say(f"{len(features):,} pictures, {features.shape[1]} features each")
+            say(f"{len(features):,} pictures, {features.shape[1]} features each")
 
 
-@app.command
+@app.command(help_prologue="Example: `smallview views photos/ --method byol --out sheet.png`")
 def views(
     data: str,
     /,
     *,
     out: str = "views.png",
     method: str | None = None,
-    size: int | None = None,
-    pictures: int = 8,
-    repeats: int = 3,
-    seed: int = 0,
+    size: Whole | None = None,
+    pictures: Whole = 8,
+    repeats: Whole = 3,
+    seed: Whole = 0,
     set_: Sets = (),
     config: str | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Write a contact sheet of what the network will see.
-
-    Example: `smallview views photos/ --method byol --out sheet.png`
 
     Parameters
     ----------
@@ -341,11 +339,9 @@ def views(
         print(path)
 
 
-@app.command
-def methods(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+@app.command(help_prologue="Example: `smallview methods`")
+def methods(*, json_: Json = False) -> None:
     """List the methods, where each comes from, and which settings are this project's own.
-
-    Example: `smallview methods`
 
     Parameters
     ----------
@@ -368,11 +364,9 @@ def methods(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = F
         print(f"{'':10}  {chosen.source}; settings {chosen.status}, ours: {', '.join(chosen.uncertain) or 'none'}")
 
 
-@app.command
-def demo(*, out: str = "runs/demo", json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+@app.command(help_prologue="Example: `smallview demo`")
+def demo(*, out: str = "runs/demo", json_: Json = False) -> None:
     """The whole road on real pictures that need no download: train, judge with few labels, embed.
-
-    Example: `smallview demo`
 
     Parameters
     ----------
@@ -386,43 +380,6 @@ def demo(*, out: str = "runs/demo", json_: Annotated[bool, Parameter(name="--jso
     show(Path(out), as_json=json_)
 
 
-def _crash(error: Exception) -> int:
-    text = "".join(traceback.format_exception(error))
-    place = Path("crash.txt")
-    try:
-        place.write_text(f"{_version()}\n{shlex.join(sys.argv)}\n\n{text}", encoding="utf-8")
-        told = f"details are in {place.resolve()}"
-    except OSError:
-        told = "run it again with --debug for details"
-    _say(
-        f"smallview: unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; {told}; please report it"
-    )
-    return 1
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 failed, 2 usage, 3 data, 4 folder in use, 5 diverged, 75 stopped and saved, 130 broken off."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
-    try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
-    except CycloptsError as error:
-        _say(f"smallview: {' '.join(str(error).split())} See smallview --help.")
-        sys.exit(2)
-    except SmallviewError as error:
-        if debug:
-            traceback.print_exc()
-        _say(f"smallview: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("smallview: broken off")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:
-        if debug:
-            raise
-        sys.exit(_crash(error))
+    """Run one command and exit with its code: see shell.run."""
+    shell.run(app, sys.argv[1:] if arguments is None else arguments, own_process=arguments is None)

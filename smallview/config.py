@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 SMALL_SET = 2000
 # What may differ between a run and its continuation: where it computes and when it saves, and what the first start fixed.
 FREE = ("save_every", "probe", "device", "steps", "threads")
+SAYS_STEPS = ("epochs", "minutes", "batch_size")
 BY_HAND = ("the file", "given", "--set")
 
 
@@ -124,11 +125,16 @@ def _size_rule(facts: Facts) -> tuple[int, str]:
 
 
 def resolve_config(
-    facts: Facts, given: Mapping[str, Any], file: Mapping[str, Any] | None = None, sets: Mapping[str, object] | None = None
+    facts: Facts,
+    given: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+    sets: Mapping[str, object] | None = None,
+    *,
+    origin: str = "the file",
 ) -> tuple[RunConfig, dict[str, str]]:
     """The settings of a run and the reason of each: defaults, then the tables of a file, then `given`, then `sets` by path.
 
-    given: top-level settings by name (`method` is a preset's name), None where not given.
+    given: top-level settings by name (`method` is a preset's name), None where not given. origin: the file's path, for errors.
 
     Raises:
         UsageError: an unknown name, a value of the wrong type or outside its range.
@@ -138,11 +144,19 @@ def resolve_config(
     tables.pop("recorded", None)
     named = tables.pop("method") if isinstance(tables.get("method"), str) else None
     flags = {name: value for name, value in given.items() if value is not None}
-    name = str(flags.pop("method", None) or tables.get("preset") or named or "simclr")
+    asked = flags.pop("method", None) or flags.pop("preset", None)
+    if asked is not None and not isinstance(asked, str):
+        raise UsageError(
+            f'method is a {type(asked).__name__}; wanted a name, such as simclr; a value goes by sets={{"method": value}}'
+        )
+    flags.pop("preset", None)
+    name = str(asked or tables.get("preset") or named or "simclr")
     if name != (tables.get("preset") or named or name):
         # another method is asked for than the file's: its own details are what the file describes, and go with it
         tables = {key: value for key, value in tables.items() if key not in ("method", "optimizer", "steps")}
     tables.pop("preset", None)
+    if tables.get("epochs", "none") != "none" or any(key in {**flags, **(sets or {})} for key in SAYS_STEPS):
+        tables.pop("steps", None)  # what an earlier run came to; this one counts its own
     chosen: Preset = preset(name)
     size, size_reason = _size_rule(facts)
     batch = chosen.batch_size or (128 if facts.pictures < SMALL_SET else 256)
@@ -186,18 +200,22 @@ def resolve_config(
         "optimizer": f"preset {name}",
     }
     if tables:
-        config = _lay(config, tables, "the file")
+        config = _lay(config, tables, origin)
         reasons.update(dict.fromkeys(tables, "the file"))
         reasons["preset"] = "the file"
     if flags:
         config = _lay(config, flags, "")
         reasons.update(dict.fromkeys(flags, "given"))
-    if given.get("method") is not None:
+    if asked is not None:
         reasons["preset"] = "given"
     for path, value in (sets or {}).items():
         if path in ("preset", "data"):
             raise UsageError(
                 f"--set {path} is no setting; name the {'method by --method' if path == 'preset' else 'data itself'}"
+            )
+        if path in ("epochs", "minutes") and str(value) != "none":  # one length replaces the other
+            config = apply_tables(
+                config, {"epochs": 1.0, "minutes": "none"} if path == "epochs" else {"epochs": "none", "minutes": 1.0}
             )
         config = override(config, path, value)
         reasons[path] = "--set"

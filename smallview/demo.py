@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from smallview.errors import SmallviewError
 from smallview.evaluation.features import extract, raw_pixels, recalibrate
 from smallview.evaluation.linear import fit_linear
 from smallview.evaluation.lowshot import Lowshot, lowshot
 from smallview.evaluation.subject import evaluation_pack, open_subject
-from smallview.files import write_text
+from smallview.files import check_folder, write_text
 from smallview.networks.encoders import build_encoder
 from smallview.output.embed import write_embeddings
 from smallview.run import pretrain, say_on_stderr
@@ -24,6 +26,7 @@ from smallview.seeds import derive, generator
 from smallview.settle import cores
 from smallview.use import sheet
 
+OUT = Path("runs/demo")
 PER_CLASS = (1, 5, 10)
 DRAWS = 20
 TEST = 500
@@ -72,14 +75,13 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
     Writes under `out`: the pictures, the run folder, the views' contact sheet, the embeddings and results.json. A second call
     finds the finished run and only judges again.
     """
+    again = "smallview demo" + ("" if out == OUT else f" --out {shlex.quote(str(out))}") + " --json" * as_json
+    check_folder(out)
     x, y, x_test, y_test = digits()
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = out / "digits.npz"
-    if not pictures.exists():
-        np.savez(pictures, images=x, labels=y)
+    pictures = _save(out, x, y)
     say_on_stderr(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
     contact, _ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
-    run = pretrain(str(pictures), "simclr", out=out / "run", epochs=epochs, size=16, sets=SETTINGS, command="smallview demo")
+    run = pretrain(str(pictures), "simclr", out=out / "run", epochs=epochs, size=16, sets=SETTINGS, command=lambda _: again)
     with _threads():
         subject = open_subject(run.path)
         _, train = evaluation_pack((x, y), subject.config)
@@ -116,6 +118,19 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
         for path in paths:
             print(path)
     return results
+
+
+def _save(out: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Path:
+    """The pictures as a file that any command takes; whole or not at all."""
+    path, partial = out / "digits.npz", out / ".part-digits.npz"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            np.savez(partial, images=images, labels=labels)
+            partial.replace(path)
+    except OSError as error:
+        raise SmallviewError(f"cannot write to the folder {out}: {error.strerror or error}; choose another --out") from error
+    return path
 
 
 def _table(figures: dict[str, tuple[dict[int, Lowshot], float]]) -> None:

@@ -33,6 +33,24 @@ def write_text(path: str | Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def check_folder(path: str | Path) -> None:
+    """Tells early, and leaving no trace, of a folder that cannot be made or written: before anything slow begins.
+
+    SmallviewError where a file stands in its way or the nearest folder above is closed to us.
+    """
+    there = Path(path)
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise SmallviewError(f"cannot make the folder {path}: a file is in its place; choose another --out")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise SmallviewError(f"cannot write to the folder {path}: {there} is closed to you; choose another --out")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SmallviewError(f"cannot write to the folder {str(path)!r}: {reason}; choose another --out") from None
+
+
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable; some systems cannot, and then the files alone have to do."""
     if os.name == "nt":

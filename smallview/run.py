@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from smallview.data.loading import batches, channel_statistics
 from smallview.data.packing import Pack, open_pack, write_bad_files
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
-from smallview.files import write_text
+from smallview.files import check_folder, write_text
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder, save_encoder
 from smallview.networks.online_target import Networks
 from smallview.optimizers import scaled_lr
@@ -30,10 +30,11 @@ from smallview.records import Row
 from smallview.schedules import WarmupCosine
 from smallview.seeds import derive
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
-from smallview.settle import cores, default_out, next_free, settle
+from smallview.settings.fitting import printable
+from smallview.settle import cores, default_out, kept_threads, next_free, settle
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
-from smallview.training.launch import StopRequest, lock_folder, prepare_folder
+from smallview.training.launch import StopRequest, lock_folder, prepare_folder, withdraw_folder
 from smallview.training.log import MetricsLog
 from smallview.training.loop import StepReport, TrainState, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, keep_big_blocks, probe
@@ -44,6 +45,7 @@ from smallview.views.making import ViewMaker
 
 CALIBRATION_STEPS = 6
 LOG_EVERY = 10
+MOST_TOLD = 6
 Say = Callable[[str], None]
 
 
@@ -62,7 +64,7 @@ def _quiet(message: str) -> None:
 
 def say_on_stderr(message: str) -> None:
     """Say it on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def pretrain(
@@ -78,14 +80,15 @@ def pretrain(
     sets: Mapping[str, object] | None = None,
     fresh: bool = False,
     quiet: bool = False,
-    command: str | None = None,
+    command: Callable[[Path], str] | None = None,
     **settings: Any,
 ) -> Run:
     """Train an encoder on unlabeled pictures; the same call goes on with an unfinished run.
 
     data: a folder, a list of paths, a uint8 array [N, H, W] or [N, H, W, C], a .npy or .npz path, CIFAR .bin or idx files, or any
     map-style data set. encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F]. settings: fields of RunConfig
-    (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path ("optimizer.lr").
+    (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path ("optimizer.lr"). command: what
+    goes on with the run in a folder, for the message of a run that was stopped.
 
     Raises:
         DataError, UsageError, LockedError, DivergedError, and StoppedError when it was stopped and saved.
@@ -98,32 +101,48 @@ def pretrain(
         torch.Size([2, 512])
     """
     say = _quiet if quiet else say_on_stderr
+    if out is not None:
+        check_folder(out)
     source = open_source(data)
     given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
     wanted, reasons = settle(data, source, given, config, sets, encoder)
     folder = Path(out) if out is not None else default_out(source, wanted)
     if fresh:
         folder = next_free(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     prepare_folder(folder)
-    with lock_folder(folder):
+    with lock_folder(folder), _tidy(folder, made):
         stored = _stored(folder)
         if stored is not None:
             explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
             wanted = _continue(wanted, stored, explicit, folder, say)
-        with torch.random.fork_rng(devices=[]):
-            return _run(
-                source, wanted, folder, encoder, say, quiet, command or f"smallview pretrain {shlex.quote(wanted.data)}"
-            )
+        with torch.random.fork_rng(devices=[]), kept_threads():
+            return _run(source, wanted, folder, encoder, say, quiet, command)
+
+
+@contextmanager
+def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
+    """A start that fails before run.toml is written takes the folders back that it made."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / "run.toml").exists():
+            withdraw_folder(made)
+        raise
 
 
 def _stored(folder: Path) -> RunConfig | None:
     """The settings of a run that began in this folder."""
-    if not (folder / "run.toml").exists():
+    path = folder / "run.toml"
+    if not path.exists():
         return None
-    tables = load_toml(folder / "run.toml")
-    for name in ("format_version", "recorded"):
-        tables.pop(name, None)
-    return from_tables(RunConfig, tables, source=str(folder / "run.toml"))
+    try:
+        tables = load_toml(path)
+        for name in ("format_version", "recorded"):
+            tables.pop(name, None)
+        return from_tables(RunConfig, tables, source=str(path))
+    except UsageError as error:
+        raise UsageError(f"the record of the run is damaged: {error}; put it right, or add --fresh or another --out") from None
 
 
 def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:
@@ -135,8 +154,9 @@ def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: 
     wanted = replace(wanted, **left)
     changed = [line for line in diff(mathematics(stored), mathematics(wanted)) if not line.startswith("data:")]
     if changed:
+        told = "; ".join(changed[:MOST_TOLD]) + (f"; and {len(changed) - MOST_TOLD} more" if len(changed) > MOST_TOLD else "")
         raise UsageError(
-            f"{folder} holds a run with other settings ({'; '.join(changed)}); "
+            f"{folder} holds a run with other settings ({told}); "
             "repeat its settings to go on with it, or add --fresh or another --out to start anew"
         )
     if "threads" in explicit and wanted.threads != stored.threads:
@@ -296,17 +316,23 @@ def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: _Parts) ->
 
 
 def _run(
-    source: Source, config: RunConfig, folder: Path, encoder: str | nn.Module | None, say: Say, quiet: bool, command: str
+    source: Source,
+    config: RunConfig,
+    folder: Path,
+    encoder: str | nn.Module | None,
+    say: Say,
+    quiet: bool,
+    command: Callable[[Path], str] | None,
 ) -> Run:
     keep_big_blocks()
     began = (folder / "run.toml").exists()
+    pack = _pack(source, config, folder, say)
+    if began:
+        _same_data(folder, pack)
     if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
         say(f"{folder} is finished; --fresh starts anew")
         net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
         return Run(folder, _rows(folder), net)
-    pack = _pack(source, config, folder, say)
-    if began:
-        _same_data(folder, pack)
     if config.batch_size > len(pack):
         if config.batch_size > len(source):
             raise UsageError(
@@ -348,7 +374,15 @@ def _same_data(folder: Path, pack: Pack) -> None:
         )
 
 
-def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quiet: bool, command: str) -> float:
+def _train(
+    parts: _Parts,
+    folder: Path,
+    steps: int,
+    spent: float,
+    say: Say,
+    quiet: bool,
+    command: Callable[[Path], str] | None,
+) -> float:
     """Train to the last step with checkpoints on the way; seconds spent so far in all."""
     config, state, watch = parts.config, parts.state, Watch()
     started = last_save = time.monotonic()
@@ -367,12 +401,12 @@ def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quie
             failures += 1
             if failures >= 3:
                 raise SmallviewError(f"{error} (third failure in a row; training stops)") from error
-            say(str(error))
+            progress.say(str(error))
 
     with (
         MetricsLog(folder / "metrics.jsonl") as log,
-        StopRequest(say) as stop,
         Progress(steps, quiet=quiet) as progress,
+        StopRequest(_quiet if quiet else progress.say) as stop,
     ):
         log.truncate_after(state.step)
 
@@ -420,7 +454,8 @@ def _train(parts: _Parts, folder: Path, steps: int, spent: float, say: Say, quie
             )
             save()
             if not finished:
-                raise StoppedError(f"stopped at step {state.step:,} of {steps:,} and saved; go on with: {command}")
+                again = f"go on with: {command(folder)}" if command else "the same call goes on with it"
+                raise StoppedError(f"stopped at step {state.step:,} of {steps:,} and saved; {again}")
     return total()
 
 
@@ -440,7 +475,7 @@ def _finish(parts: _Parts, folder: Path, steps: int, seconds: float, say: Say) -
     save_encoder(encoder, encoder_config, folder / "encoder")
     summary = {"finished": True, "seed": config.seed, "method": config.preset, "encoder": config.encoder, "cost": cost}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    say(f"finished: {steps:,} steps in {clock(seconds)}; the encoder is in {folder / 'encoder'}")
+    say(f"finished: {steps:,} step{'s' * (steps != 1)} in {clock(seconds)}; the encoder is in {folder / 'encoder'}")
     return Run(folder, _rows(folder), encoder.to("cpu").to(memory_format=torch.contiguous_format).eval())
 
 

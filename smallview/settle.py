@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from smallview.config import FORMAT_VERSION, Facts, RunConfig, read_config_file, resolve_config
 from smallview.data.decoding import BadPicture
 from smallview.data.sources import Source
-from smallview.errors import DataError
+from smallview.errors import DataError, UsageError, suggest
+from smallview.networks.encoders import OWN
 from smallview.settings import dump_toml, to_tables
 from smallview.training.precision import choose_device
 
@@ -21,6 +24,44 @@ from smallview.training.precision import choose_device
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(threads: int | None) -> int:
+    """The threads asked for, or all processors that this process may use.
+
+    Raises:
+        UsageError: fewer than one.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads is {threads}; wanted 1 or more")
+    return threads or cores()
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Whatever number of threads torch is given inside, the caller's is back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_encoder(name: str) -> None:
+    """Tells of an encoder that nobody knows before anything slow begins.
+
+    Raises:
+        UsageError: neither ours nor timm's.
+    """
+    if name in OWN or name.startswith("custom:"):
+        return
+    import timm
+
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        close = suggest(name[:80], [*OWN, *known])
+        hint = close if "did you mean" in close else f"; wanted {', '.join(OWN)} or a timm name, such as resnet18"
+        raise UsageError(f'no encoder is called "{name[:80]}"{hint}')
 
 
 def picture_side(source: Source, most: int = 8) -> int:
@@ -54,13 +95,16 @@ def settle(
     file = None if config_file is None else read_config_file(config_file)
     device = choose_device(str(given.get("device") or (file or {}).get("device") or "auto"))
     name = str(data) if isinstance(data, (str, os.PathLike)) else source.name
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # run.toml is Unicode text
     facts = Facts(name, len(source), picture_side(source), device.type, cores())
     flags = dict(given)
     if isinstance(encoder, nn.Module):
         flags["encoder"] = f"custom:{type(encoder).__name__}"
     elif encoder is not None:
         flags["encoder"] = encoder
-    return resolve_config(facts, flags, file, sets)
+    config, reasons = resolve_config(facts, flags, file, sets, origin=config_file or "the file")
+    check_encoder(config.encoder)
+    return config, reasons
 
 
 def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = False) -> str:
@@ -69,11 +113,17 @@ def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = Fa
     if as_json:
         return json.dumps({"settings": tables, "reasons": dict(reasons)}) + "\n"
     lines: list[str] = []
+    table, seen = "", dict[str, int]()
     for line in dump_toml({"format_version": FORMAT_VERSION, **tables}).splitlines():
-        head = line.split(" = ")[0] if " = " in line else line.strip("[]")
-        top = not lines or not any(made.startswith("[") for made in lines)
-        reason = reasons.get(head) if top or line.startswith("[") else None
-        lines.append(f"{line}  # {reason}" if reason else line)
+        if line.startswith("["):
+            table = path = line.strip("[]")
+            if line.startswith("[["):
+                seen[table] = seen.get(table, -1) + 1
+                table = path = f"{table}.{seen[table]}"
+        else:
+            key = line.split(" = ")[0]
+            path = f"{table}.{key}" if table else key
+        lines.append(f"{line}  # {reasons[path]}" if line and path in reasons else line)
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +136,7 @@ def default_out(source: Source, config: RunConfig) -> Path:
 def next_free(out: Path) -> Path:
     """The folder itself while it is unused, else DIR-2, DIR-3, ...: --fresh moves on and deletes nothing."""
     candidate, n = out, 1
-    while candidate.exists() and any(candidate.iterdir()):
+    while candidate.is_dir() and any(candidate.iterdir()):
         n += 1
         candidate = out.with_name(f"{out.name}-{n}")
     return candidate

@@ -19,9 +19,9 @@ from smallview.evaluation.protocol import choose_protocols, judge
 from smallview.evaluation.subject import open_labeled, open_subject
 from smallview.networks.encoders import load_encoder
 from smallview.output.embed import embed_pack
-from smallview.output.sheet import contact_sheet, view_grid
+from smallview.output.sheet import check_sheet, contact_sheet, view_grid
 from smallview.records import Row
-from smallview.settle import cores, settle
+from smallview.settle import kept_threads, settle, thread_count
 from smallview.training.log import append_row
 from smallview.training.precision import choose_device, cpu_flags, fixed_rule
 
@@ -50,13 +50,13 @@ def evaluate(
         DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder.
     """
     chosen = choose_protocols(protocols)
-    threads = threads or cores()
-    torch.set_num_threads(threads)
-    subject = open_subject(what, size=size)
-    labeled = open_labeled(train, test, subject.config, threads=threads)
-    place = choose_device(device)
-    rule = fixed_rule(subject.encoder, place, cpu_flags())
-    rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
+    threads, place = thread_count(threads), choose_device(device)
+    with kept_threads():
+        torch.set_num_threads(threads)
+        subject = open_subject(what, size=size)
+        labeled = open_labeled(train, test, subject.config, threads=threads)
+        rule = fixed_rule(subject.encoder, place, cpu_flags())
+        rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
     if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
         for row in rows:
             append_row(Path(what) / "rows.jsonl", row)
@@ -73,7 +73,7 @@ def embed(
     Raises:
         DataError: data that cannot be used. UsageError: nothing that can embed.
     """
-    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=threads or cores())
+    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=thread_count(threads))
     for bad in pack.bad:
         print(f"left out: {bad.name} ({bad.reason})", file=sys.stderr)
     return features
@@ -98,6 +98,7 @@ def sheet(
     repeats: int = 3,
 ) -> tuple[Path, RunConfig]:
     """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs."""
+    check_sheet(out)
     source = open_source(data)
     settled, _ = settle(data, source, given, config, sets)
     pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)

@@ -23,7 +23,7 @@ LEVELS = (
     ("config",),
     ("settle",),
     ("run", "plan", "use"),
-    ("demo", "estimator"),
+    ("demo", "estimator", "shell"),
     ("cli",),
     ("__main__",),
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from smallview.networks.encoders import EncoderConfig
 from smallview.records import Pictures
+from smallview.seeds import generator
 from smallview.views.making import centre_part, centre_views
 
 PIXEL_SIDE = 32
@@ -42,7 +43,8 @@ def weights_hash(module: nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    # not state_dict(): that leaves out buffers which are not saved, and they can carry labels as well as any
+    for name, value in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
         flat = value.detach().cpu().contiguous()
         digest.update(f"{name}{tuple(flat.shape)}{flat.dtype}".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -84,29 +86,42 @@ def extract(
     return torch.cat(out) if out else torch.zeros(0, config.features)
 
 
+def pixel_side(size: int, *parts: Pictures) -> int:
+    """The side of the pixel floor's views, one for all parts: at most 32 and `size`, and no set of one size is enlarged."""
+    return max(1, min(size, PIXEL_SIDE, *(min(part.one_size) for part in parts if part.one_size is not None)))
+
+
 def raw_pixels(pictures: Pictures, size: int) -> Tensor:
     """The floor without any network: the centre view's own pixels, at most 32 x 32 and never enlarged, flattened, float32 [N, C * S * S]."""
-    native = min(pictures.one_size) if pictures.one_size is not None else PIXEL_SIDE
-    side = max(1, min(size, PIXEL_SIDE, native))
+    side = pixel_side(size, pictures)
     plain = [0.0] * pictures.channels, [1.0] * pictures.channels
     return torch.cat([views.flatten(1) for views in centre_views(pictures, side, *plain)])
 
 
 def untrained_like(encoder: nn.Module, seed: int) -> nn.Module:
-    """The same architecture with fresh weights: every layer that can, draws its start values again."""
-    fresh = copy.deepcopy(encoder)
-    with torch.random.fork_rng(devices=[]):
+    """The same architecture with fresh weights: every layer that can, draws its start values again.
+
+    Weights of a layer that cannot are shuffled, entry by entry: their sizes stay, what they have learned goes.
+    """
+    fresh = copy.deepcopy(encoder).cpu()  # drawn on the CPU: the same start on every device
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+                continue
+            for p in module.parameters(recurse=False):
+                p.copy_(p.flatten()[torch.randperm(p.numel())].view_as(p))
     return fresh
 
 
 @torch.no_grad()
 def recalibrate(encoder: nn.Module, config: EncoderConfig, pictures: Pictures, most: int = 2560) -> nn.Module:
-    """Give a network's BatchNorm layers the statistics of these pictures, so that the untrained floor is a fair one."""
+    """Give a network's BatchNorm layers the statistics of these pictures, so that the untrained floor is a fair one.
+
+    Up to `most` pictures, drawn over the whole set: a folder lists one class after the other. All else stays in evaluation mode.
+    """
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return encoder
@@ -114,14 +129,13 @@ def recalibrate(encoder: nn.Module, config: EncoderConfig, pictures: Pictures, m
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # a plain average over the batches
-    encoder.train()
-    seen = 0
-    for views in centre_views(pictures, config.size, config.mean, config.std):
-        if len(views) > 1 and seen < most:
+    encoder.eval()
+    for m in norms:
+        m.train()
+    which = generator(0, "recalibrate").permutation(len(pictures))[:most]
+    for views in centre_views(pictures, config.size, config.mean, config.std, which=which):
+        if len(views) > 1:
             encoder(views)
-        seen += len(views)
-        if seen >= most:
-            break
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     return encoder.eval()

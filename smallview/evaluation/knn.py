@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024
+MOST_SIMILARITIES = 2**26  # 256 MB of float32
 
 
 def knn_predict(
@@ -33,15 +34,16 @@ def knn_predict(
         raise ValueError(f"k is {k}; wanted 1 or more")
     k = min(k, len(train) - int(leave_one_out))
     bank = F.normalize(train, dim=1)
-    votes_of = F.one_hot(labels, classes).float()
+    chunk = max(1, min(CHUNK, MOST_SIMILARITIES // max(1, len(bank))))
     out = []
-    for start in range(0, len(test), CHUNK):
-        similarity = F.normalize(test[start : start + CHUNK], dim=1) @ bank.T  # [q, N]
+    for start in range(0, len(test), chunk):
+        similarity = F.normalize(test[start : start + chunk], dim=1) @ bank.T  # [q, N]
         if leave_one_out:
             rows = torch.arange(len(similarity))
             similarity[rows, start + rows] = -2.0
         values, neighbours = similarity.topk(k, dim=1)
         # the greatest similarity is taken out of the exponent: at temperature 0.07 it changes no vote and cannot overflow
         weights = ((values - values[:, :1]) / temperature).exp()
-        out.append((weights[:, :, None] * votes_of[neighbours]).sum(1).argmax(1))
+        votes = weights.new_zeros(len(weights), classes).scatter_add_(1, labels[neighbours], weights)  # [q, K]
+        out.append(votes.argmax(1))
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)

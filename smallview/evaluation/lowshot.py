@@ -80,7 +80,7 @@ def lowshot(
 ) -> Lowshot:
     """Accuracy of a ridge probe from `per_class` labels of each class, over `draws` draws.
 
-    Features are standardised and cut to unit length by the labeled pictures' own mean and deviation, the penalty is chosen by
+    Features are centred on the labeled pictures' mean and divided by their one overall deviation, the penalty is chosen by
     leave-one-out among the labeled pictures: nothing but them is used.
     """
     scores = []

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import DataError, SmallviewError, UsageError, suggest
-from smallview.evaluation.features import Judged, extract, raw_pixels, recalibrate, untrained_like, view_text, weights_hash
+from smallview.evaluation.features import (
+    Judged,
+    extract,
+    pixel_side,
+    raw_pixels,
+    recalibrate,
+    untrained_like,
+    view_text,
+    weights_hash,
+)
 from smallview.evaluation.knn import knn_predict
 from smallview.evaluation.linear import PENALTIES, fit_linear
 from smallview.networks.encoders import build_encoder
@@ -158,11 +167,18 @@ def judge(
     say(f"features of {len(train.pictures):,} training and {len(test.pictures):,} test pictures")
     x, z = both(judged.encoder)
     seconds = time.monotonic() - started
+    broken = int((~torch.isfinite(torch.cat([x, z])).all(1)).sum())
+    if broken:
+        raise SmallviewError(
+            f"{judged.name} gives features that are not finite for {broken:,} of {len(x) + len(z):,} pictures; "
+            "wanted numbers: the training diverged, or the encoder is damaged"
+        )
     fresh = untrained(judged, train.pictures, judged.seed)
     fresh.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    side = pixel_side(config.size, train.pictures, test.pictures)
     contestants = {
         "encoder": (x, z),
-        "pixels": (raw_pixels(train.pictures, config.size), raw_pixels(test.pictures, config.size)),
+        "pixels": (raw_pixels(train.pictures, side), raw_pixels(test.pictures, side)),
         "untrained": both(fresh),
     }
     rows = []

@@ -67,14 +67,28 @@ def _small_mobile(net: nn.Module, size: int) -> bool:
     return False
 
 
+def _create(name: str, size: int, **options: Any) -> nn.Module:
+    """The encoder that timm builds; what it complains about, in one line."""
+    import timm
+
+    try:
+        net: nn.Module = timm.create_model(name, **options)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f'timm cannot build "{name}" for pictures of {size} pixels: {reason}; choose another encoder'
+        ) from error
+    return net
+
+
 def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn.Module, str]:
     import timm
 
     known = timm.list_models()
     if name.split(".")[0] not in known:
-        raise UsageError(
-            f'no encoder is called "{name}"{suggest(name, [*OWN, *known]) if len(name) < 80 else ""}'.split("; there are")[0]
-        )
+        shown = name if len(name) < 80 and name.isprintable() else ascii(name[:60])[1:-1] + "..."
+        hint = suggest(name, [*OWN, *known]) if len(name) < 80 else ""
+        raise UsageError(f'no encoder is called "{shown}"{hint}'.split("; there are")[0])
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
     if "vit" in name and name.split("_")[0] in ("vit", "deit", "deit3"):
         patch = next((int(part[5:]) for part in name.split("_") if part.startswith("patch") and part[5:].isdigit()), 16)
@@ -82,11 +96,17 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
         if small:
             patch = max(1, size // 8)
         # the position embeddings are made for `size`, and follow other sizes by interpolation
-        net = timm.create_model(
-            name, img_size=size - size % patch, patch_size=patch, dynamic_img_size=True, dynamic_img_pad=True, **options
+        net = _create(
+            name,
+            size,
+            img_size=size - size % patch,
+            patch_size=patch,
+            dynamic_img_size=True,
+            dynamic_img_pad=True,
+            **options,
         )
         return net, "small" if small else "standard"
-    net = timm.create_model(name, **options)
+    net = _create(name, size, **options)
     stages: Any = getattr(net, "feature_info", None)
     reduction = int(stages[-1]["reduction"]) if stages else 32
     wanted = stem == "small" or (stem == "auto" and final_map(size, reduction) < SMALLEST_MAP)

@@ -51,3 +51,10 @@ class Heads:
 
     projector: MLP = MLP()
     predictor: MLP | None = None
+
+    def __post_init__(self) -> None:
+        if self.predictor is not None and self.predictor.out != self.projector.out:
+            raise ValueError(
+                f"the predictor gives {self.predictor.out} numbers and the projector {self.projector.out}; "
+                "wanted equally many, for the one is compared with the other"
+            )

@@ -107,9 +107,14 @@ class Networks(nn.Module):
                 target = target.detach()
         else:
             projected = _embed(self.online, views, online_views)
+            own = not isinstance(self.rule, Momentum) or self.rule.buffers == "own"
             with torch.no_grad():
+                # statistics that are copied or averaged must not move by the target's own passes as well
+                kept = [] if own else [buffer.clone() for buffer in self.target.buffers()]
                 keys = _embed(self.target, views, target_views)
                 target = torch.stack([keys[v] for v in target_views])  # [L, B, D]
+                for buffer, value in zip(self.target.buffers(), kept, strict=False):
+                    buffer.copy_(value)
         online = torch.stack([projected[v] for v in online_views])  # [V, B, D]
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])

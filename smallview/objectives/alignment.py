@@ -25,7 +25,9 @@ def byol(prediction: Tensor, target: Tensor) -> Tensor:
     """
     if prediction.shape != target.shape or prediction.dim() != 2:
         raise ValueError(f"prediction is {list(prediction.shape)} and target {list(target.shape)}; wanted both [B, D]")
-    return (2.0 - 2.0 * F.cosine_similarity(prediction.float(), target.float(), dim=1)).mean()
+    if prediction.dtype in (torch.bfloat16, torch.float16):
+        prediction = prediction.float()
+    return (2.0 - 2.0 * F.cosine_similarity(prediction, target.to(prediction.dtype), dim=1)).mean()
 
 
 @dataclass(frozen=True)

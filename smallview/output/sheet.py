@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
+from smallview.files import check_folder
 from smallview.records import Batch, Pictures
 from smallview.seeds import generator
 from smallview.views.making import ViewMaker
@@ -17,6 +18,7 @@ from smallview.views.sampling import centre
 from smallview.views.view import View
 
 GAP, HEAD = 4, 18
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 PAPER = 255
 
 
@@ -37,6 +39,18 @@ def view_grid(
             titles.append(f"view {v + 1}{seen}")
     cells = [(column.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for column in columns]
     return [[column[row] for column in cells] for row in range(len(chosen))], titles
+
+
+def check_sheet(out: str | Path) -> None:
+    """Tells of a sheet that could not be written before its views are made.
+
+    Raises:
+        UsageError: an ending that is no picture's. SmallviewError: a folder that cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in ENDINGS or path.is_dir():
+        raise UsageError(f'--out is "{path}"; wanted a picture file ending in {", ".join(ENDINGS[:-1])} or {ENDINGS[-1]}')
+    check_folder(path.parent)
 
 
 def contact_sheet(grid: list[list[npt.NDArray[np.uint8]]], titles: Sequence[str], out: str | Path, *, cell: int = 96) -> Path:
@@ -60,7 +74,9 @@ def contact_sheet(grid: list[list[npt.NDArray[np.uint8]]], titles: Sequence[str]
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        partial = path.with_name(f".part-{path.name}")
+        sheet.save(partial)
+        partial.replace(path)
     except (OSError, ValueError, KeyError) as error:
         raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
     return path

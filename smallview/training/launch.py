@@ -13,13 +13,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from smallview.errors import LockedError, SmallviewError, UsageError
+from smallview.errors import LockedError, SmallviewError, StoppedError, UsageError
 
 try:
     import fcntl
@@ -54,6 +54,16 @@ def prepare_folder(path: str | Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise SmallviewError(f"cannot write to the folder {str(path)!r}: {reason}; choose another --out") from None
     return path
+
+
+def withdraw_folder(made: Sequence[Path]) -> None:
+    """Takes back the folders (innermost first) that were made for a run which never began, if nothing but our signs is inside."""
+    with contextlib.suppress(OSError):
+        if made and not set(os.listdir(made[0])) - {MARKER, LOCK}:
+            for name in (MARKER, LOCK):
+                (made[0] / name).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
 
 
 class FolderLock:
@@ -98,6 +108,9 @@ def lock_folder(path: str | Path, *, wait_s: float = 10.0, warn: Callable[[str],
     except BaseException:
         os.close(handle)
         raise
+    if problem is None and os.fstat(handle).st_nlink == 0:
+        os.close(handle)
+        raise LockedError(f"{path} was just taken back by another process that failed; run the command again")
     if problem is None:
         _sign(handle)
         lock = FolderLock(path, handle)
@@ -147,6 +160,24 @@ def _holder(handle: int) -> str:
         return f"pid {int(holder['pid'])} on host {host} since {when}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
+
+
+@contextlib.contextmanager
+def stopped_early(command: Callable[[], str]) -> Iterator[None]:
+    """Makes Ctrl-C and SIGTERM outside the training steps (imports, decoding, building) a StoppedError too: nothing is half-done."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped outside the training steps, and nothing is lost; go on with: {command()}") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 class StopRequest:

@@ -132,6 +132,8 @@ def crop_resize(
         a, b = part[0], part[-1] + 1
         _crop_resize(pixels, offsets, heights, widths, index[a:b], boxes[a:b], flips[a:b], channels, out[a:b])
 
+    if len(index) == 0:
+        return out
     if len(parts) == 1:
         work(parts[0])
     else:

@@ -2,7 +2,8 @@
 
 Legend: B pictures, C channels, S the side of a view, H and W source sides. Colour acts as ONE affine map per picture: brightness,
 contrast, saturation, hue and grayscale are 4x4 matrices on homogeneous colours, multiplied in the drawn order; the picture is
-clamped once, at the end. Hue turns the YIQ colour plane, so gray stays gray.
+clamped once, at the end. Hue turns the YIQ colour plane, so gray stays gray, luma stays luma, and without clamps in between the four
+maps commute: the drawn order shows in rounding alone.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def colour_matrix(parameters: ViewParameters, mean: Tensor) -> Tensor:
     brightness, contrast = stretch(parameters.brightness), stretch(parameters.contrast)
     factor = torch.from_numpy(parameters.saturation)[:, None, None]
     saturation = factor * one + (1.0 - factor) * gray
-    angle = torch.from_numpy(parameters.hue) * (2.0 * math.pi)
+    angle = torch.from_numpy(parameters.hue) * (-2.0 * math.pi)  # red towards yellow, as elsewhere
     turn = torch.zeros(b, 3, 3, dtype=torch.float64)
     turn[:, 0, 0] = 1.0
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
@@ -74,7 +75,7 @@ def colour_matrix(parameters: ViewParameters, mean: Tensor) -> Tensor:
     hue[:, :3, :3] = back @ turn @ yiq
 
     matrix = one
-    mean_4 = torch.cat([mean.double().cpu(), torch.ones(b, 1, dtype=torch.float64)], 1)  # [B, 4]
+    mean_4 = torch.cat([mean.cpu().double(), torch.ones(b, 1, dtype=torch.float64)], 1)  # [B, 4]
     order = torch.from_numpy(parameters.order)
     rows = torch.arange(b)
     for place in range(4):

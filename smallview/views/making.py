@@ -18,8 +18,8 @@ from smallview.views.view import View
 class ViewMaker:
     """Makes the views of a batch: the same bits for the same (seed, epoch, pictures), whatever the threads or the order.
 
-    Crops are cut by the compiled CPU kernel from the pack itself; on another device, equally large pictures are kept there and cut
-    there. mean and std float [C] are the run's normalisation.
+    Crops are cut by the compiled CPU kernel from the pack itself; with CUDA, equally large pictures are kept on the device and cut
+    there (MPS has no float64, which the boxes need). mean and std float [C] are the run's normalisation.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class ViewMaker:
     ) -> None:
         self.pictures, self.views, self.size, self.seed, self.threads = pictures, tuple(views), size, seed, threads
         self.device = torch.device(device)
-        self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
+        self.std = torch.tensor(std, dtype=torch.float32, device=self.device)
         self.resident: Tensor | None = None
-        if self.device.type != "cpu" and pictures.one_size is not None:
+        if self.device.type == "cuda" and pictures.one_size is not None:
             shape = (len(pictures), *pictures.one_size, pictures.channels)
             copy = np.array(pictures.pixels).reshape(shape)
             self.resident = torch.from_numpy(copy).permute(0, 3, 1, 2).contiguous().to(self.device)
@@ -86,13 +87,20 @@ def centre_part(pictures: Pictures, size: int) -> float:
 
 
 def centre_views(
-    pictures: Pictures, size: int, mean: Sequence[float], std: Sequence[float], batch_size: int = 256, threads: int = 1
+    pictures: Pictures,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 256,
+    threads: int = 1,
+    which: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Tensor]:
-    """The one centre view of evaluation, in the pack's order: float [B, C, S, S], normalised, on the CPU."""
+    """The one centre view of evaluation, in the pack's order or of the positions `which`: float [B, C, S, S], normalised, on the CPU."""
+    which = np.arange(len(pictures)) if which is None else which
     maker = ViewMaker(pictures, (), size, mean, std, seed=0, threads=threads)
     part = centre_part(pictures, size)
-    for start in range(0, len(pictures), batch_size):
-        index = np.arange(start, min(start + batch_size, len(pictures)))
+    for start in range(0, len(which), batch_size):
+        index = which[start : start + batch_size]
         boxes = sampling.centre(pictures.heights[index], pictures.widths[index], part)
         crops = maker.crop(index, boxes, np.zeros(len(index), np.bool_), size)
         yield (crops - maker.mean[:, None, None]) / maker.std[:, None, None]

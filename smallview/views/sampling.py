@@ -87,7 +87,8 @@ def draw(
         return uniforms(sample_keys(seed, f"view/{op}", samples, epoch, which), n)
 
     def factor(op: str, strength: float) -> Floats:
-        return np.where(jitter, np.maximum(0.0, 1.0 - strength + 2.0 * strength * u(op)[:, 0]), 1.0)
+        low = max(0.0, 1.0 - strength)
+        return np.where(jitter, low + (1.0 + strength - low) * u(op)[:, 0], 1.0)
 
     jitter = u("jitter")[:, 0] < view.jitter
     sigma = (view.blur_sigma[0] + (view.blur_sigma[1] - view.blur_sigma[0]) * u("sigma")[:, 0]) * size / 224

@@ -13,7 +13,7 @@ class View:
 
     size: side in pixels, None for the size of the run. scale: part of the picture's area that the crop covers. ratio: width
     over height. jitter, grayscale, blur, solarize, flip: probabilities. brightness, contrast, saturation: factors are drawn
-    from [1 - x, 1 + x]; hue: turns of the colour circle from [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the
+    from [1 - x, 1 + x], never under 0; hue: turns of the colour circle from [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the
     size, so that a 32-pixel view is hardly blurred. noise: standard deviation on pixels in [0, 1].
 
     Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area.

@@ -1,0 +1,110 @@
+"""How a command is run: what it says on stderr, which errors become which exit code, and how a stopped one goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclopts import App, CycloptsError, UnusedCliTokensError
+
+from smallview import __version__
+from smallview.errors import SmallviewError, StoppedError
+from smallview.settings.fitting import printable
+
+_tokens: list[str] = []
+
+
+def version() -> str:
+    """This version, and those of the libraries that results depend on."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    parts = [f"smallview {__version__}"]
+    for name in ("torch", "timm"):
+        try:
+            parts.append(f"{name} {installed(name)}")
+        except PackageNotFoundError:
+            parts.append(f"no {name}")
+    return ", ".join(parts)
+
+
+def say(message: str) -> None:
+    """One line on stderr, whatever signs are in the names that it tells."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def go_on(folder: Path | None = None) -> str:
+    """The command that goes on with the run in this folder: the one given, with what --fresh moved on to named."""
+    given = list(_tokens)
+    if "--fresh" not in given or folder is None:
+        return "smallview " + shlex.join(given)
+    kept: list[str] = []
+    for i, token in enumerate(given):
+        if token not in ("--fresh", "--out") and not token.startswith("--out=") and given[i - 1 : i] != ["--out"]:
+            kept.append(token)
+    return "smallview " + shlex.join([*kept, "--out", str(folder)])
+
+
+def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 usage, 3 data, 4 folder in use, 5 diverged, 75 stopped and saved, 130 broken off.
+
+    own_process: nothing comes after this command, so that its way out may change the process.
+    """
+    debug = "--debug" in arguments
+    _tokens[:] = [token for token in arguments if token != "--debug"]
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"  # rich would still write bold
+    try:
+        app(list(_tokens), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        say(_misuse(error))
+        sys.exit(2)
+    except SmallviewError as error:
+        if own_process and isinstance(error, StoppedError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved; an impatient second one has nothing left to stop
+        if debug:
+            traceback.print_exc()
+        say(f"smallview: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("smallview: broken off")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        say(_crash(error))
+        sys.exit(1)
+
+
+def _misuse(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, UnusedCliTokensError):
+        text = f"{shlex.join(error.unused_tokens or [])}: more than this command takes; quote a name with spaces."
+    return f"smallview: {text} See {' '.join(('smallview', *(error.command_chain or ())))} --help."
+
+
+def _crash(error: Exception) -> str:
+    text = "".join(traceback.format_exception(error))
+    place = Path("crash.txt")
+    try:
+        place.write_text(
+            f"{version()}\n{shlex.join(['smallview', *_tokens])}\n\n{text}", encoding="utf-8", errors="backslashreplace"
+        )
+        told = f"details are in {place.resolve()}"
+    except OSError:
+        told = "run it again with --debug for details"
+    first = str(error).splitlines()[0] if str(error) else "no message"
+    return f"smallview: unexpected {type(error).__name__}: {first}; {told}; please report it"

@@ -1,0 +1,279 @@
+"""One table: every preset keeps every contract. A new preset is tested by being listed in PRESETS."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smallview.joint_embedding import Method, Term, compute_loss
+from smallview.networks.encoders import build_encoder
+from smallview.networks.heads import Heads
+from smallview.networks.online_target import Momentum, Networks, Shared
+from smallview.objectives import InBatch, InfoNCE, NoNegatives
+from smallview.optimizers import AdamW, parameter_groups
+from smallview.presets import PRESETS, Preset, method, methods, preset
+from smallview.records import ViewBatch
+from smallview.settings import from_tables, override, to_tables, to_toml
+from smallview.training.loop import TrainState, train_step
+from smallview.training.precision import Precision
+from smallview.views import sampling
+from smallview.views.view import View
+
+B, SIZE, CPU = 6, 16, torch.device("cpu")
+
+
+class Tiny(nn.Module):
+    """An encoder of the user's own."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.body(images).mean((2, 3))
+        return out
+
+
+def dense_small(channels: int) -> tuple[nn.Module, int]:
+    net, config = build_encoder("dense_small", in_channels=channels, size=SIZE)
+    return net, config.features
+
+
+def tiny(channels: int) -> tuple[nn.Module, int]:
+    torch.manual_seed(0)
+    return Tiny(channels), 12
+
+
+ENCODERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {"dense_small": dense_small, "own module": tiny}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def chosen(request: pytest.FixtureRequest) -> Preset:
+    return PRESETS[request.param]()
+
+
+def begin(chosen: Preset, encoder: str = "own module", channels: int = 3) -> TrainState:
+    net, features = ENCODERS[encoder](channels)
+    torch.manual_seed(1)
+    networks = Networks(net, features, chosen.method.heads, chosen.method.target).train()
+    bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, CPU)
+    return TrainState(networks, chosen.optimizer.build(networks, CPU), bank)
+
+
+def views_of(chosen: Preset, step: int = 0, channels: int = 3) -> tuple[ViewBatch, ...]:
+    source = torch.Generator().manual_seed(step)
+    return tuple(
+        ViewBatch(torch.randn(B, channels, view.size or SIZE, view.size or SIZE, generator=source), view.seen_by)
+        for view in chosen.method.views
+    )
+
+
+def go(state: TrainState, chosen: Preset, steps: int, channels: int = 3, dtype: str = "float32") -> list[float]:
+    losses = []
+    for _ in range(steps):
+        loss, _, _, finite = train_step(
+            state,
+            chosen.method,
+            views_of(chosen, state.step, channels),
+            progress=state.step / 8,
+            lr=0.05,
+            seed=0,
+            precision=Precision("channels_first", dtype, ""),
+            device=CPU,
+        )
+        assert finite
+        state.step += 1
+        losses.append(loss)
+    return losses
+
+
+def copies(state: TrainState) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.tensors().items()}
+
+
+def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_loss_is_finite_and_backward_reaches_every_trainable_weight(chosen: Preset, encoder: str) -> None:
+    state = begin(chosen, encoder)
+    loss, losses, _, embeddings = compute_loss(chosen.method, state.networks, state.bank, views_of(chosen), 0.0, (0, 0))
+    assert loss.dim() == 0 and bool(torch.isfinite(loss)) and losses.keys() == chosen.method.objective.keys()
+    weighted = sum(term.weight * losses[name] for name, term in chosen.method.objective.items())
+    torch.testing.assert_close(loss, weighted)
+    assert embeddings.online.shape[1:] == (B, chosen.method.heads.projector.out)
+    loss.backward()
+    trainable = {name: p for name, p in state.networks.named_parameters() if p.requires_grad}
+    assert trainable
+    untouched = [name for name, p in trainable.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
+    assert not untouched
+    silent = [name for name, p in trainable.items() if p.dim() > 1 and not bool(p.grad.any())]
+    assert not silent
+    if state.networks.target is not None:
+        assert all(p.grad is None for p in state.networks.target.parameters())
+
+
+def test_a_step_changes_what_it_should(chosen: Preset) -> None:
+    state = begin(chosen)
+    before = copies(state)
+    go(state, chosen, 2)
+    after = copies(state)
+    assert all(not torch.equal(before[n], after[n]) for n in before if n.startswith("networks.online") and "weight" in n)
+    assert all(not torch.equal(before[n], after[n]) for n in before if n.startswith("bank."))
+    if state.networks.target is not None:
+        moved = [n for n in before if n.startswith("networks.target") and "weight" in n]
+        assert moved and all(not torch.equal(before[n], after[n]) for n in moved)
+
+
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_three_steps_are_deterministic_to_the_bit(chosen: Preset, encoder: str) -> None:
+    a, b = begin(chosen, encoder), begin(chosen, encoder)
+    torch.manual_seed(11)
+    first = go(a, chosen, 3)
+    torch.manual_seed(22)  # nobody's stream of random numbers matters
+    assert go(b, chosen, 3) == first
+    assert same_bits(copies(a), copies(b))
+
+
+@pytest.mark.parametrize("optimizer", ["own", "AdamW"])
+def test_a_fresh_state_that_loads_the_tensors_goes_on_with_the_same_bits(chosen: Preset, optimizer: str) -> None:
+    if optimizer == "AdamW":
+        chosen = replace(chosen, optimizer=AdamW())
+    through = begin(chosen)
+    go(through, chosen, 2)
+    stored = copies(through)
+    last = go(through, chosen, 2)
+    fresh = begin(chosen)
+    go(fresh, chosen, 1)  # whatever it was before
+    fresh.load(stored, step=2)
+    assert same_bits(copies(fresh), stored) and fresh.step == 2
+    held = {name: value.clone() for name, value in stored.items()}
+    assert go(fresh, chosen, 2) == last
+    assert same_bits(copies(fresh), copies(through))
+    assert same_bits(stored, held), "the tensors that were loaded moved with the state"
+
+
+def test_bfloat16_autocast_is_survived_and_stays_near(chosen: Preset) -> None:
+    exact, half = begin(chosen), begin(chosen)
+    wanted, got = go(exact, chosen, 3), go(half, chosen, 3, dtype="bfloat16")
+    assert got == pytest.approx(wanted, rel=0.1, abs=0.1)
+    assert all(v.dtype in (torch.float32, torch.int64) for v in half.tensors().values())
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_pictures_of_other_channels(chosen: Preset, encoder: str, channels: int) -> None:
+    assert np.isfinite(go(begin(chosen, encoder, channels), chosen, 1, channels)).all()
+
+
+def test_every_view_can_be_drawn(chosen: Preset) -> None:
+    for v, view in enumerate(chosen.method.views):
+        drawn = sampling.draw(view, v, view.size or SIZE, [20] * B, [30] * B, np.arange(B), 0, 0)
+        assert drawn.box.shape == (B, 4) and bool(np.isfinite(drawn.box).all())
+
+
+def test_settings_survive_toml(chosen: Preset) -> None:
+    again = from_tables(Preset, tomllib.loads(to_toml(chosen)))
+    assert again == chosen
+    assert to_tables(again) == to_tables(chosen)
+
+
+def test_uncertain_fields_exist(chosen: Preset) -> None:
+    for path in chosen.uncertain:
+        value: object = chosen
+        for part in path.split("."):
+            key = int(part) if isinstance(value, tuple) else part
+            value = value[key] if isinstance(value, (dict, tuple)) else getattr(value, part)
+        assert value is not None
+    with pytest.raises(Exception, match="no_such"):
+        override(chosen, "method.no_such", "1")
+
+
+def test_a_preset_says_where_it_comes_from(chosen: Preset) -> None:
+    assert chosen.source and chosen.status in ("published", "adapted", "reconstructed")
+    assert bool(chosen.uncertain) == (chosen.status != "published")
+
+
+def test_names() -> None:
+    assert methods() == sorted(PRESETS)
+    for name in methods():
+        assert method(name) == preset(name).method == PRESETS[name]().method
+        assert PRESETS[name].__doc__
+    with pytest.raises(Exception, match='did you mean "simclr"'):
+        preset("simcrl")
+
+
+def test_a_batch_with_infinite_pictures_changes_nothing(chosen: Preset) -> None:
+    state = begin(chosen)
+    go(state, chosen, 2)
+    before = copies(state)
+    views = list(views_of(chosen, 2))
+    for bad in (float("nan"), float("inf")):
+        for v in range(len(views)):
+            broken = copy.deepcopy(views)
+            broken[v].images[1, 0, 3, 3] = bad
+            loss, _, _, finite = train_step(
+                state,
+                chosen.method,
+                tuple(broken),
+                progress=0.5,
+                lr=0.05,
+                seed=0,
+                precision=Precision("channels_first", "float32", ""),
+                device=CPU,
+            )
+            assert not finite and not np.isfinite(loss)
+            assert same_bits(copies(state), before)
+            assert all(p.grad is None for p in state.networks.parameters())
+    twin = begin(chosen)
+    twin.load(before, 2)
+    assert go(twin, chosen, 1) == go(state, chosen, 1)
+
+
+# What a method refuses, and groups of parameters: contracts of every method, whoever writes it.
+
+PAIR = (View(), View())
+CONTRAST = {"contrastive": Term(1.0, InfoNCE())}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"views": (View(),)}, "at least two views"),
+        ({"views": (View(seen_by="online"), View(seen_by="online"))}, "no pair"),
+        ({"objective": {}}, "no term"),
+        ({"negatives": NoNegatives()}, "there are no negatives"),
+    ],
+)
+def test_contradicting_choices_are_refused(fields: dict[str, object], words: str) -> None:
+    good = {"views": PAIR, "heads": Heads(), "target": Shared(), "negatives": InBatch(), "objective": CONTRAST}
+    Method(**good)
+    with pytest.raises(ValueError, match=words):
+        Method(**{**good, **fields})
+
+
+def test_only_trainable_parameters_are_optimised_and_only_matrices_decay(chosen: Preset) -> None:
+    state = begin(chosen)
+    groups = {p for group in state.optimizer.param_groups for p in group["params"]}
+    assert groups == {p for p in state.networks.parameters() if p.requires_grad}
+    for group in parameter_groups(state.networks, 0.1):
+        assert {p.dim() > 1 for p in group["params"]} == {group["weight_decay"] == 0.1}
+    if isinstance(chosen.method.target, Momentum):
+        assert state.networks.target is not None
+        assert not groups & set(state.networks.target.parameters())

@@ -1,0 +1,191 @@
+"""The loop: reports, schedules, skipped batches, and the end of patience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smallview.errors import DivergedError
+from smallview.networks.online_target import Networks
+from smallview.presets import preset
+from smallview.records import Batch, ViewBatch
+from smallview.schedules import WarmupCosine
+from smallview.training.loop import StepReport, TrainState, train
+from smallview.training.precision import Precision
+
+CPU = torch.device("cpu")
+PLAIN = Precision("channels_first", "float32", "")
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.convolution(images)).relu().mean((2, 3))
+        return out
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def begin(name: str = "moco_v2") -> TrainState:
+    torch.manual_seed(0)
+    chosen = preset(name)
+    networks = Networks(Tiny(), 8, chosen.method.heads, chosen.method.target)
+    bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, CPU)
+    return TrainState(networks, chosen.optimizer.build(networks, CPU), bank)
+
+
+def feed(start: int, stop: int, broken: tuple[int, ...] = ()) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
+    for step in range(start, stop):
+        source = torch.Generator().manual_seed(step)
+        pair = torch.randn(2, 4, 3, 8, 8, generator=source)
+        if step in broken:
+            pair[0, 2, 1, 3, 3] = float("nan")
+        batch = Batch(np.arange(4) + 10 * step, epoch=step // 3, step=step)
+        yield batch, (ViewBatch(pair[0], "online"), ViewBatch(pair[1], "target"))
+
+
+def run(
+    state: TrainState, stop: int, total: int = 8, broken: tuple[int, ...] = (), halt: int | None = None
+) -> tuple[bool, list[StepReport]]:
+    reports: list[StepReport] = []
+
+    def on_step(report: StepReport) -> bool:
+        reports.append(report)
+        return report.step == halt
+
+    done = train(
+        state,
+        preset("moco_v2").method,
+        feed(state.step, stop, broken),
+        total_steps=total,
+        lr=WarmupCosine(0.1, 0.25),
+        seed=0,
+        precision=PLAIN,
+        device=CPU,
+        on_step=on_step,
+        look_every=3,
+    )
+    return done, reports
+
+
+def bits(state: TrainState) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.tensors().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_reports_count_and_the_rate_follows_its_schedule() -> None:
+    state = begin()
+    done, reports = run(state, 8)
+    assert done and state.step == 8 and [r.step for r in reports] == list(range(1, 9))
+    assert [r.lr for r in reports] == [WarmupCosine(0.1, 0.25).at(i / 8) for i in range(8)]
+    assert reports[0].lr == 0.0 and reports[2].lr == pytest.approx(0.1) and reports[-1].lr < 0.01
+    assert [r.progress for r in reports] == [(i + 1) / 8 for i in range(8)]
+    assert [r.spread is not None for r in reports] == [True, False, False] * 2 + [True, False]
+    assert [r.images for r in reports] == [4] * 8 and [r.epoch for r in reports] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert all(r.seconds > 0 and r.waited >= 0 and r.warning is None and r.rows == [] for r in reports)
+    assert all(r.losses.keys() == {"contrastive"} for r in reports)
+
+
+def test_stopping_and_going_on_is_not_stopping() -> None:
+    through, stopped = begin(), begin()
+    _, wanted = run(through, 8)
+    done, first = run(stopped, 8, halt=3)
+    assert not done and stopped.step == 3
+    resumed = begin()
+    resumed.load(bits(stopped), 3)
+    done, rest = run(resumed, 8)
+    assert done and [r.loss for r in first + rest] == [r.loss for r in wanted]
+    assert same(bits(resumed), bits(through))
+
+
+def test_a_stop_wish_at_the_last_step_is_still_finished() -> None:
+    assert run(begin(), 8, halt=8)[0]
+
+
+def test_a_feed_that_ends_early_is_not_finished() -> None:
+    assert not run(begin(), 5)[0]
+
+
+def test_a_skipped_batch_changes_nothing_and_is_said() -> None:
+    state = begin()
+    run(state, 3)
+    before = bits(state)
+    _, reports = run(state, 4, broken=(3,))
+    assert same(bits(state), before) and state.step == 4 and state.skipped == 1
+    assert reports[0].warning is not None and "batch skipped (1/3)" in reports[0].warning and "step 4" in reports[0].warning
+    assert reports[0].rows == [30, 31, 32, 33]
+    assert not np.isfinite(reports[0].loss)
+    run(state, 5)
+    assert state.skipped == 0 and not same(bits(state), before)
+
+
+def test_two_in_a_row_are_borne_and_the_third_ends_it() -> None:
+    state = begin()
+    done, reports = run(state, 8, broken=(2, 3, 5, 6))
+    assert done and sum(r.warning is not None for r in reports) == 4
+    state = begin()
+    run(state, 2)
+    before = bits(state)
+    with pytest.raises(DivergedError, match="3 times in a row"):
+        run(state, 8, broken=(2, 3, 4))
+    assert same(bits(state), before)
+
+
+def test_the_count_of_skipped_batches_is_resumed() -> None:
+    state = begin()
+    run(state, 2, broken=(0, 1))
+    resumed = begin()
+    resumed.load(bits(state), state.step, state.skipped)
+    with pytest.raises(DivergedError):
+        run(resumed, 8, broken=(2,))
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol"])
+def test_a_gradient_that_is_not_finite_changes_nothing_either(name: str) -> None:
+    """The loss is finite, only one weight's gradient is not."""
+    state = begin(name)
+    state.networks.online.encoder.convolution.weight.register_hook(lambda g: g * float("inf"))
+    before = bits(state)
+    method = preset(name).method
+    (_, views) = next(feed(0, 1))
+    reports: list[StepReport] = []
+    both = tuple(ViewBatch(v.images, "both") for v in views)
+    train(
+        state,
+        method,
+        [(Batch(np.arange(4), 0, 0), both)],
+        total_steps=2,
+        lr=0.1,
+        seed=0,
+        precision=PLAIN,
+        device=CPU,
+        on_step=lambda r: bool(reports.append(r)),
+    )
+    assert np.isfinite(reports[0].loss) and reports[0].warning is not None
+    assert same(bits(state), before)
+
+
+def test_dropout_draws_by_seed_and_step_alone() -> None:
+    def losses(noise: int) -> list[float]:
+        state = begin()
+        state.networks.online.encoder = nn.Sequential(state.networks.online.encoder, nn.Dropout(0.5))
+        torch.manual_seed(noise)
+        return [r.loss for r in run(state, 3)[1]]
+
+    assert losses(1) == losses(2)
