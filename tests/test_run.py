@@ -35,10 +35,12 @@ METHODS = ("simclr", "moco_v2", "byol")
 # file for what it says, and the process id comes out; the next line in asks to wait for its exit code (negative: the signal).
 SERVER = """
 import json, os, signal, sys
-import torch
+import numpy, torch
 torch.set_num_threads(1)
 from smallview import run
 from smallview.cli import main
+pictures = numpy.zeros((8, 16, 16, 3), numpy.uint8)
+run.pretrain(pictures, out="warm", epochs=1, threads=1, quiet=True)  # what is compiled or loaded late is there before the forks
 print("ready", flush=True)
 for line in sys.stdin:
     tokens, said = json.loads(line)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview.networks.encoders import EncoderConfig
+from smallview.networks.modes import evaluating
 from smallview.records import Pictures
 from smallview.seeds import generator
 from smallview.views.making import centre_part, centre_views
@@ -70,19 +71,15 @@ def extract(
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Features float32 [N, F] of every picture, in the pack's order, from the encoder in evaluation mode."""
-    was_training = encoder.training
-    encoder.eval()
     out = []
     done = 0
-    try:
+    with evaluating(encoder):
         for views in centre_views(pictures, config.size, config.mean, config.std, batch_size, threads):
             features = encoder(views.to(device).contiguous(memory_format=memory_format))
             out.append(features.float().cpu())
             done += len(views)
             if progress:
                 progress(done, len(pictures))
-    finally:
-        encoder.train(was_training)
     return torch.cat(out) if out else torch.zeros(0, config.features)
 
 

@@ -9,7 +9,7 @@ class DenseSmall(nn.Module):
     """Four to five dense 3x3 convolutions with batch normalisation, then the average of the last map: [B, C, S, S] -> [B, F].
 
     A second of CPU buys five to eight times more multiplications in dense convolutions than in depthwise ones. The first
-    convolution keeps the size below 64 pixels (`small` stem) and halves it from there on (`standard`); widths double as sizes halve.
+    convolution keeps the size (`small` stem) or halves it (`standard`, where the final map still has 4x4); widths double as sizes halve.
 
     Example:
         >>> import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from smallview.errors import SmallviewError, UsageError, suggest
 from smallview.networks.dense_small import DenseSmall
+from smallview.networks.modes import evaluating
 
+_log = logging.getLogger("smallview.networks")
 OWN = ("dense_small",)
 SMALLEST_MAP = 4
 
@@ -118,6 +121,13 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
         raise UsageError(
             f'--stem small is known for ResNets, MobileNetV3, EfficientNet and ViT, not for "{name}"; use --stem standard'
         )
+    _log.warning(
+        "%s keeps its standard stem: %d-pixel views end in a %dx%d map; small stems are known for ResNets, MobileNetV3, EfficientNet, ViT",
+        name,
+        size,
+        final_map(size, reduction),
+        final_map(size, reduction),
+    )
     return net, "standard"
 
 
@@ -141,7 +151,7 @@ def build_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in OWN:
-            chosen = ("small" if size < 64 else "standard") if stem == "auto" else stem
+            chosen = ("small" if final_map(size, 16) < SMALLEST_MAP else "standard") if stem == "auto" else stem
             net: nn.Module = DenseSmall(in_channels, chosen)
         else:
             net, chosen = _timm_encoder(name, in_channels, size, stem)
@@ -161,18 +171,14 @@ def count_features(module: nn.Module, in_channels: int, size: int) -> int:
     Raises:
         UsageError: the module does not take [B, C, S, S] or does not return [B, F].
     """
-    was_training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(module):
             like = next(module.parameters(), torch.zeros(1))
             out = module(torch.zeros(2, in_channels, size, size, dtype=like.dtype, device=like.device))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(
             f"the encoder {type(module).__name__} does not take pictures [2, {in_channels}, {size}, {size}]: {str(error).splitlines()[0]}"
         ) from error
-    finally:
-        module.train(was_training)
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise UsageError(

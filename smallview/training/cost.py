@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from smallview.networks.modes import evaluating
+
 
 @torch.no_grad()
 def forward_macs(module: nn.Module, in_channels: int, size: int) -> int:
@@ -27,13 +29,11 @@ def forward_macs(module: nn.Module, in_channels: int, size: int) -> int:
             total += output[0].numel() * layer.in_features
 
     hooks = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    was_training = module.training
-    module.eval()
     try:
         like = next(module.parameters(), torch.zeros(1))
-        module(torch.zeros(1, in_channels, size, size, dtype=like.dtype, device=like.device))
+        with evaluating(module):
+            module(torch.zeros(1, in_channels, size, size, dtype=like.dtype, device=like.device))
     finally:
-        module.train(was_training)
         for hook in hooks:
             hook.remove()
     return total

@@ -1,9 +1,8 @@
 """The torch executor: crops, colour, blur, solarise, noise and normalisation as batched algebra on any device.
 
-Legend: B pictures, C channels, S the side of a view, H and W source sides. Colour acts as ONE affine map per picture: brightness,
-contrast, saturation, hue and grayscale are 4x4 matrices on homogeneous colours, multiplied in the drawn order; the picture is
-clamped once, at the end. Hue turns the YIQ colour plane, so gray stays gray, luma stays luma, and without clamps in between the four
-maps commute: the drawn order shows in rounding alone.
+Legend: B pictures, C channels, S the side of a view, H and W source sides. Colour acts as ONE affine map per picture, clamped once
+at the end: without clamps in between brightness, contrast, saturation, hue and grayscale commute, so no order is drawn. Hue turns the
+YIQ colour plane, so gray stays gray.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from smallview.views.kernel_cpu import gaussian_noise
 from smallview.views.sampling import ViewParameters
 from smallview.views.view import View
 
-LUMA = (0.299, 0.587, 0.114)
 _YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
@@ -47,45 +45,24 @@ def crop_resize(images: Tensor, boxes: npt.NDArray[np.float64], flips: npt.NDArr
 
 
 def colour_matrix(parameters: ViewParameters, mean: Tensor) -> Tensor:
-    """One affine colour map per picture, float32 [B, 3, 4], from the drawn factors and the crop's mean colour [B, 3]."""
+    """One affine colour map per picture, float32 [B, 3, 4], from the drawn factors and the crop's mean colour [B, 3].
+
+    In YIQ: brightness and contrast scale everything, saturation scales the colour plane, hue turns it, grayscale empties it; contrast
+    then moves towards the crop's mean gray.
+    """
     b = len(parameters.flip)
-    luma = torch.tensor(LUMA, dtype=torch.float64)
     yiq = torch.tensor(_YIQ, dtype=torch.float64)
-    back = torch.linalg.inv(yiq)
-    one = torch.eye(4, dtype=torch.float64).expand(b, 4, 4)
-    gray = torch.zeros(4, 4, dtype=torch.float64)
-    gray[:3, :3] = luma.expand(3, 3)
-    gray[3, 3] = 1.0
-
-    def stretch(factor: npt.NDArray[np.float64]) -> Tensor:
-        out = one.clone()
-        out[:, :3, :3] *= torch.from_numpy(factor)[:, None, None]
-        return out
-
-    brightness, contrast = stretch(parameters.brightness), stretch(parameters.contrast)
-    factor = torch.from_numpy(parameters.saturation)[:, None, None]
-    saturation = factor * one + (1.0 - factor) * gray
+    brightness, contrast = torch.from_numpy(parameters.brightness), torch.from_numpy(parameters.contrast)
+    colour = torch.from_numpy(np.where(parameters.grayscale, 0.0, parameters.saturation))
     angle = torch.from_numpy(parameters.hue) * (-2.0 * math.pi)  # red towards yellow, as elsewhere
-    turn = torch.zeros(b, 3, 3, dtype=torch.float64)
-    turn[:, 0, 0] = 1.0
-    turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
-    turn[:, 2, 1] = angle.sin()
-    turn[:, 1, 2] = -turn[:, 2, 1]
-    hue = one.clone()
-    hue[:, :3, :3] = back @ turn @ yiq
-
-    matrix = one
-    mean_4 = torch.cat([mean.cpu().double(), torch.ones(b, 1, dtype=torch.float64)], 1)  # [B, 4]
-    order = torch.from_numpy(parameters.order)
-    rows = torch.arange(b)
-    for place in range(4):
-        # the contrast map pulls towards the mean gray of the picture as it is now, so it is made anew at each place
-        now = (matrix @ mean_4[:, :, None])[:, :3, 0] @ luma  # [B]
-        contrast[:, :3, 3] = ((1.0 - torch.from_numpy(parameters.contrast)) * now)[:, None]
-        step = torch.stack([brightness, contrast, saturation, hue])[order[:, place], rows]
-        matrix = step @ matrix
-    matrix = torch.where(torch.from_numpy(parameters.grayscale)[:, None, None], gray @ matrix, matrix)
-    return matrix[:, :3].float()
+    plane = torch.zeros(b, 3, 3, dtype=torch.float64)
+    plane[:, 0, 0] = 1.0
+    plane[:, 1, 1] = plane[:, 2, 2] = colour * angle.cos()
+    plane[:, 2, 1] = colour * angle.sin()
+    plane[:, 1, 2] = -plane[:, 2, 1]
+    matrix = (brightness * contrast)[:, None, None] * (torch.linalg.inv(yiq) @ plane @ yiq)
+    towards = (1.0 - contrast) * brightness * (mean.cpu().double() @ yiq[0])  # [B]
+    return torch.cat([matrix, towards[:, None, None].expand(b, 3, 1)], 2).float()
 
 
 def gaussian_rows(sigma: Tensor, size: int) -> Tensor:

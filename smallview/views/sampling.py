@@ -23,8 +23,8 @@ class ViewParameters:
     """Everything that was drawn for one view of B pictures: replaying it gives the view again.
 
     box float64 [B, 4]: top, left, height, width in source pixels. flip, grayscale, solarize bool [B]. brightness, contrast,
-    saturation float64 [B]: factors, 1 is neutral. hue float64 [B]: turns. order int64 [B, 4]: in which order brightness (0),
-    contrast (1), saturation (2) and hue (3) act. blur_sigma float64 [B]: pixels of the view, 0 is none. noise_key uint64 [B].
+    saturation float64 [B]: factors, 1 is neutral. hue float64 [B]: turns. blur_sigma float64 [B]: pixels of the
+    view, 0 is none. noise_key uint64 [B].
     """
 
     box: Floats
@@ -33,7 +33,6 @@ class ViewParameters:
     contrast: Floats
     saturation: Floats
     hue: Floats
-    order: npt.NDArray[np.int64]
     grayscale: npt.NDArray[np.bool_]
     blur_sigma: Floats
     solarize: npt.NDArray[np.bool_]
@@ -99,7 +98,6 @@ def draw(
         contrast=factor("contrast", view.contrast),
         saturation=factor("saturation", view.saturation),
         hue=np.where(jitter, view.hue * (2.0 * u("hue")[:, 0] - 1.0), 0.0),
-        order=np.argsort(u("order", 4), axis=1, kind="stable"),
         grayscale=u("grayscale")[:, 0] < view.grayscale,
         blur_sigma=np.where(u("blur")[:, 0] < view.blur, sigma, 0.0),
         solarize=u("solarize")[:, 0] < view.solarize,

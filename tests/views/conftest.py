@@ -68,7 +68,6 @@ def neutral() -> Callable[..., ViewParameters]:
             "contrast": one,
             "saturation": one,
             "hue": np.zeros(b),
-            "order": np.tile(np.arange(4), (b, 1)),
             "grayscale": no,
             "blur_sigma": np.zeros(b),
             "solarize": no,

@@ -76,7 +76,7 @@ def test_factors_are_each_pictures_own(neutral: Neutral, crops: Tensor) -> None:
 
 
 def test_hue_turns_colours_and_leaves_gray_and_luma(neutral: Neutral, crops: Tensor) -> None:
-    luma = torch.tensor(kernel_torch.LUMA)[:, None, None]
+    luma = torch.tensor((0.299, 0.587, 0.114))[:, None, None]
     turned = disturb(crops, neutral(5, hue=0.1))
     assert (turned - crops).abs().max() > 0.05
     torch.testing.assert_close((turned * luma).sum(1), (crops * luma).sum(1), atol=1e-5, rtol=0)
@@ -100,23 +100,18 @@ def test_grayscale_gives_equal_channels(neutral: Neutral, crops: Tensor) -> None
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
-def test_colours_act_in_the_order_given(neutral: Neutral, crops: Tensor, order: tuple[int, ...]) -> None:
+def test_one_map_is_the_four_ops_in_any_order(neutral: Neutral, crops: Tensor, order: tuple[int, ...]) -> None:
     settings = {"brightness": 0.9, "contrast": 0.7, "saturation": 1.2, "hue": 0.05}
-    names = ["brightness", "contrast", "saturation", "hue"]
-    together = disturb(crops, neutral(5, order=order, **settings))
+    names = list(settings)
+    together = disturb(crops, neutral(5, **settings))
     one_by_one = crops
     for op in order:
         one_by_one = disturb(one_by_one, neutral(5, **{names[op]: settings[names[op]]}))
     torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=0)
-
-
-def test_without_clamps_in_between_the_colour_maps_commute(neutral: Neutral, crops: Tensor) -> None:
-    settings = {"brightness": 0.8, "contrast": 0.6, "saturation": 1.3, "hue": 0.1}
-    first = disturb(crops, neutral(5, order=(0, 1, 2, 3), **settings))
-    for order in ((3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)):
-        torch.testing.assert_close(disturb(crops, neutral(5, order=order, **settings)), first, atol=1e-5, rtol=0)
     for left_out in settings:
-        assert (disturb(crops, neutral(5, **{k: v for k, v in settings.items() if k != left_out})) - first).abs().max() > 0.01
+        assert (
+            disturb(crops, neutral(5, **{k: v for k, v in settings.items() if k != left_out})) - together
+        ).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
