@@ -138,9 +138,9 @@ def _table(figures: dict[str, tuple[dict[int, Lowshot], float]]) -> None:
     from rich.table import Table
 
     table = Table(title=f"digits read right, in % (mean and spread of {DRAWS} draws)", title_justify="left")
-    table.add_column("features")
+    table.add_column("features", no_wrap=True)
     for n in PER_CLASS:
-        table.add_column(f"{n} label{'s' * (n > 1)} per class", justify="right")
+        table.add_column(f"{n} label{'s' * (n > 1)} per class", justify="right", min_width=10)
     table.add_column("all labels", justify="right")
     for name, (few, full) in figures.items():
         table.add_row(name, *(f"{few[n].mean:.1f} ± {few[n].std:.1f}" for n in PER_CLASS), f"{full:.1f}")

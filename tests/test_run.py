@@ -28,9 +28,8 @@ from smallview.errors import DataError, LockedError, StoppedError, UsageError
 from smallview.settings import from_tables, load_toml
 from smallview.training.launch import StopRequest
 
-KILLS = 10
-STEPS = 32
 METHODS = ("simclr", "moco_v2", "byol")
+KILLS = {"simclr": 10, "moco_v2": 5, "byol": 5}
 # One process imports torch once; every run is a fork of it, which a signal can end at any moment. A line in is a command and the
 # file for what it says, and the process id comes out; the next line in asks to wait for its exit code (negative: the signal).
 SERVER = """
@@ -138,8 +137,8 @@ def pictures(n: int = 64) -> np.ndarray:
 
 
 def command(desk: Path, out: Path, method: str) -> list[str]:
-    text = f"pretrain {desk / 'array.npy'} --method {method} --size 16 --batch-size 16 --epochs 8 --threads 1"
-    return [*text.split(), "--save-every", "0.15", "--out", str(out)]
+    text = f"pretrain {desk / 'array.npy'} --method {method} --size 16 --batch-size 16 --epochs 4 --threads 1"
+    return [*text.split(), "--save-every", "0.1", "--out", str(out)]
 
 
 def tiny(**more: Any) -> dict[str, Any]:
@@ -198,13 +197,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     whole, seconds = reference(method)
     draw = random.Random(f"kills {method}")
     kills, resumed, round_ = 0, 0, 0
-    while kills < KILLS:
+    while kills < KILLS[method]:
         out = desk / f"killed-{method}-{round_}"
         round_ += 1
         while True:
             child = server.start(command(desk, out, method))
-            if kills < KILLS:
-                time.sleep(draw.uniform(0.05, 0.9) * seconds)
+            if kills < KILLS[method]:
+                time.sleep(draw.uniform(0.05, 0.7) * seconds)
                 os.kill(child, signal.SIGKILL)
             code, said = server.end()
             assert "Traceback" not in said and code in (0, -signal.SIGKILL), said
@@ -214,10 +213,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
                 break
             kills += 1
         assert weights(out) == weights(whole)
-        assert steps_logged(out) == steps_logged(whole) == [10, 20, 30, 32]
+        assert steps_logged(out) == steps_logged(whole) == [10, 16]
         assert losses_logged(out) == losses_logged(whole)
         shutil.rmtree(out)
-    assert resumed >= 3
+    assert resumed >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

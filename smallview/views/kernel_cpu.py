@@ -5,14 +5,17 @@ Legend: B pictures, C channels, S the side of a view. The GIL is free while a ke
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+_log = logging.getLogger("smallview.views")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,10 +23,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
-        warnings.warn(
-            "no folder for compiled code can be written; each start compiles again (set NUMBA_CACHE_DIR)", stacklevel=2
-        )
+        _say_uncached()
         return cast(Callable[..., Any], numba.njit(nogil=True)(function))
+
+
+@lru_cache(maxsize=1)
+def _say_uncached() -> None:
+    _log.warning(
+        "no folder for compiled code can be written: each start compiles anew, some seconds; set NUMBA_CACHE_DIR to one that can"
+    )
 
 
 @compiled
