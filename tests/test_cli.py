@@ -201,7 +201,7 @@ AFTER_A_RUN = [
     ("embed finished empty --out new", 3, "no pictures in empty"),
     (f"pretrain array.npy {TINY} --seed 1 --out finished", 2, "seed: 0 -> 1 | repeat its settings | --fresh"),
     (f"pretrain array.npy {TINY} --method byol --out finished", 2, 'preset: "simclr" -> "byol" | more); repeat | --fresh'),
-    (f"pretrain array.npy {TINY} --set optimizer.lr=9 --out finished", 2, "optimizer.lr: 0.3 -> 9.0"),
+    (f"pretrain array.npy {TINY} --set optimizer.lr=9 --out finished", 2, "optimizer.lr: | -> 9.0"),
     (f"pretrain turned.npy {TINY} --out finished", 3, "the pictures changed | --fresh"),
     ("pretrain array.npy --size 16 --batch-size 16 --epochs 2 --out finished", 2, "epochs: 1.0 -> 2.0 | --fresh"),
 ]
