@@ -17,6 +17,8 @@ _PLACES = {
     "preset": "smallview.presets",
     "method": "smallview.presets",
     "Row": "smallview.records",
+    "SmallviewError": "smallview.errors",
+    "StoppedError": "smallview.errors",
     "View": "smallview.views.view",
 }
 __all__ = ["__version__", *_PLACES]
@@ -34,6 +36,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from smallview.errors import SmallviewError as SmallviewError
+    from smallview.errors import StoppedError as StoppedError
     from smallview.presets import method as method
     from smallview.presets import methods as methods
     from smallview.presets import preset as preset

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,13 @@ from torch import nn
 
 from smallview import config as configuration
 from smallview.config import RunConfig, mathematics, smallest_side, steps_per_epoch, total_steps
-from smallview.data.loading import batches, channel_statistics
 from smallview.data.packing import Pack, open_pack, write_bad_files
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
 from smallview.files import check_folder, write_text
-from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder, save_encoder
-from smallview.networks.online_target import Networks
-from smallview.optimizers import scaled_lr
+from smallview.networks.encoders import load_encoder, save_encoder
+from smallview.parts import Parts, build, calibrate
 from smallview.records import Row
-from smallview.schedules import WarmupCosine
-from smallview.seeds import derive
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settings.fitting import printable
 from smallview.settle import cores, default_out, kept_threads, next_free, settle
@@ -36,14 +32,11 @@ from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import StopRequest, lock_folder, prepare_folder, withdraw_folder
 from smallview.training.log import MetricsLog
-from smallview.training.loop import StepReport, TrainState, train, train_step
-from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, keep_big_blocks, probe
-from smallview.training.prefetch import ahead
+from smallview.training.loop import StepReport, train
+from smallview.training.precision import keep_big_blocks
 from smallview.training.progress import Progress, clock
 from smallview.training.watch import Watch
-from smallview.views.making import ViewMaker
 
-CALIBRATION_STEPS = 6
 LOG_EVERY = 10
 MOST_TOLD = 6
 Say = Callable[[str], None]
@@ -194,115 +187,7 @@ def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
     return pack
 
 
-@dataclass
-class _Parts:
-    """What a run is made of once its settings are known."""
-
-    config: RunConfig
-    pack: Pack
-    state: TrainState
-    encoder_config: EncoderConfig
-    precision: Precision
-    device: torch.device
-    maker: ViewMaker
-
-    def feed(self, start: int, stop: int) -> Any:
-        """(Batch, views) of the steps start to stop - 1, views made ahead."""
-        return ahead(self.maker, batches(len(self.pack), self.config.batch_size, self.config.seed, start, stop))
-
-    def lr(self) -> WarmupCosine:
-        """The learning rate of the run: up, then down to zero within it."""
-        optimizer = self.config.optimizer
-        return WarmupCosine(scaled_lr(optimizer.lr, self.config.batch_size), optimizer.warmup)
-
-
-def _build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say) -> tuple[RunConfig, _Parts]:
-    """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe."""
-    device = choose_device(config.device)
-    torch.set_num_threads(config.threads)
-    if isinstance(encoder, nn.Module):
-        net: nn.Module = copy.deepcopy(encoder)
-        described = describe(net, in_channels=pack.channels, size=config.size)
-    else:
-        if config.encoder.startswith("custom:"):
-            raise UsageError(
-                f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)"
-            )
-        net, described = build_encoder(
-            config.encoder, in_channels=pack.channels, size=config.size, stem=config.stem, seed=derive(config.seed, "encoder")
-        )
-    if config.stem == "auto" and described.stem == "small":
-        say(
-            f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
-        )
-    mean, std = channel_statistics(pack, config.seed)
-    described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
-    if pack.channels != 3 and any(
-        (view.jitter and (view.saturation or view.hue)) or view.grayscale for view in config.method.views
-    ):
-        say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
-
-    def fresh(precision: Precision) -> TrainState:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(config.seed, "heads"))
-            networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target)
-        precision.place(networks, device)
-        bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device)
-        return TrainState(networks, config.optimizer.build(networks, device), bank)
-
-    maker = ViewMaker(pack, config.method.views, config.size, described.mean, described.std, config.seed, device, threads=1)
-    rule = fixed_rule(net, device, cpu_flags())
-    precision = rule
-    if config.probe and config.steps is None:
-        first = next(iter(batches(len(pack), config.batch_size, config.seed, 0, 1)))
-        views = maker(first)
-        arms: dict[tuple[str, str], TrainState] = {}
-
-        def step(arm: Precision) -> None:
-            state = arms.setdefault((arm.layout, arm.dtype), fresh(arm))
-            train_step(state, config.method, views, progress=0.5, lr=0.0, seed=config.seed, precision=arm, device=device)
-
-        precision = probe(step, device)
-        say(precision.reason)
-    layout = precision.layout if config.layout == "auto" or (config.probe and config.steps is None) else config.layout
-    dtype = precision.dtype if config.dtype == "auto" or (config.probe and config.steps is None) else config.dtype
-    if (layout, dtype) != (precision.layout, precision.dtype):
-        precision = Precision(layout, dtype, "given")  # type: ignore[arg-type]
-    config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
-    return config, _Parts(config, pack, fresh(precision), described, precision, device, maker)
-
-
-def _calibrate(parts: _Parts, minutes: float, say: Say) -> int:
-    """Steps that fit the minutes: a few real steps on a copy of the state are timed, and the run is not touched."""
-    config = parts.config
-    state = copy.deepcopy(parts.state.networks)
-    trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
-    times: list[float] = []
-
-    def on_step(report: StepReport) -> bool:
-        times.append(report.seconds)
-        return False
-
-    count = 2 + CALIBRATION_STEPS
-    train(
-        trial,
-        config.method,
-        parts.feed(0, count),
-        total_steps=count,
-        lr=0.0,
-        seed=config.seed,
-        precision=parts.precision,
-        device=parts.device,
-        on_step=on_step,
-    )
-    middle = sorted(times[2:])[len(times[2:]) // 2]
-    steps = max(1, int(60.0 * minutes / middle))
-    epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
-    say(f"{1000 * middle:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
-    return steps
-
-
-def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: _Parts) -> None:
+def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: Parts) -> None:
     recorded = {
         "data_hash": pack.hash,
         "pictures": len(pack),
@@ -340,14 +225,14 @@ def _run(
                 f"wanted at most that: --batch-size {len(pack)}"
             )
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
-    config, parts = _build(config, pack, encoder, say)
+    config, parts = build(config, pack, encoder, say)
     state = parts.state
-    spent = 0.0
+    spent, watch = 0.0, Watch()
     checkpoints = folder / "checkpoints"
     checkpoint.sweep(checkpoints)
     loaded = checkpoint.load_latest(checkpoints) if began else None
     if config.steps is None:
-        steps = total_steps(config, len(pack)) if config.minutes is None else _calibrate(parts, config.minutes, say)
+        steps = total_steps(config, len(pack)) if config.minutes is None else calibrate(parts, config.minutes, say)
         config = parts.config = replace(config, steps=steps)
     steps = total_steps(config, len(pack))
     if not began:
@@ -358,10 +243,11 @@ def _run(
             say(note)
         state.load(tensors, at, int(extra.get("skipped", 0)))
         spent = float(extra.get("seconds", 0.0))
+        watch = Watch(**extra.get("watch", {}))
         say(f"resuming at step {at:,} of {steps:,}")
     elif began:
         say(f"resuming at step 0 of {steps:,}: no checkpoint had been written")
-    seconds = _train(parts, folder, steps, spent, say, quiet, command)
+    seconds = _train(parts, folder, steps, spent, watch, quiet, command)
     return _finish(parts, folder, steps, seconds, say)
 
 
@@ -375,33 +261,35 @@ def _same_data(folder: Path, pack: Pack) -> None:
 
 
 def _train(
-    parts: _Parts,
+    parts: Parts,
     folder: Path,
     steps: int,
     spent: float,
-    say: Say,
+    watch: Watch,
     quiet: bool,
     command: Callable[[Path], str] | None,
 ) -> float:
     """Train to the last step with checkpoints on the way; seconds spent so far in all."""
-    config, state, watch = parts.config, parts.state, Watch()
+    config, state = parts.config, parts.state
     started = last_save = time.monotonic()
     failures = 0
 
     def total() -> float:
         return spent + time.monotonic() - started
 
-    def save() -> None:
+    def save() -> bool:
         nonlocal failures, last_save
         last_save = time.monotonic()
         try:
-            checkpoint.save(folder / "checkpoints", state.step, state.tensors(), {"seconds": total(), "skipped": state.skipped})
+            extra = {"seconds": total(), "skipped": state.skipped, "watch": asdict(watch)}
+            checkpoint.save(folder / "checkpoints", state.step, state.tensors(), extra)
             failures = 0
         except SmallviewError as error:
             failures += 1
             if failures >= 3:
                 raise SmallviewError(f"{error} (third failure in a row; training stops)") from error
             progress.say(str(error))
+        return failures == 0
 
     with (
         MetricsLog(folder / "metrics.jsonl") as log,
@@ -452,14 +340,16 @@ def _train(
                 device=parts.device,
                 on_step=on_step,
             )
-            save()
+            saved = save()
             if not finished:
                 again = f"go on with: {command(folder)}" if command else "the same call goes on with it"
-                raise StoppedError(f"stopped at step {state.step:,} of {steps:,} and saved; {again}")
+                raise StoppedError(
+                    f"stopped at step {state.step:,} of {steps:,} and {'saved' if saved else 'NOT saved'}; {again}"
+                )
     return total()
 
 
-def _finish(parts: _Parts, folder: Path, steps: int, seconds: float, say: Say) -> Run:
+def _finish(parts: Parts, folder: Path, steps: int, seconds: float, say: Say) -> Run:
     """The encoder, and what it cost, into the run folder."""
     config, encoder_config = parts.config, parts.encoder_config
     encoder = parts.state.networks.online.encoder

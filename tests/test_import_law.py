@@ -21,7 +21,7 @@ LEVELS = (
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
     ("config",),
-    ("settle",),
+    ("settle", "parts"),
     ("run", "plan", "use"),
     ("demo", "estimator", "shell"),
     ("cli",),

@@ -144,7 +144,7 @@ def _close_name(path: Path) -> str:
         close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
     except OSError:
         return ""
-    return f'; did you mean "{path.with_name(close[0])}"?' if close else ""
+    return f' (did you mean "{path.with_name(close[0])}"?)' if close else ""
 
 
 def _from_folder(path: Path) -> Source:

@@ -29,6 +29,7 @@ from smallview.evaluation.knn import knn_predict
 from smallview.evaluation.linear import PENALTIES, fit_linear
 from smallview.networks.encoders import build_encoder
 from smallview.records import Pictures, Row
+from smallview.seeds import derive
 
 TEMPERATURE = 0.07
 KS = (20, 200)
@@ -98,7 +99,7 @@ def measure(protocol: str, x: Tensor, y: Tensor, z: Tensor, t: Tensor, classes: 
     if protocol == "knn":
         return [
             Figure(
-                f"knn k={k} cosine, votes exp(similarity/{TEMPERATURE})",
+                f"knn k={min(k, len(x))} cosine, votes exp(similarity/{TEMPERATURE})",
                 f"knn{k} top-1 %",
                 _accuracy(knn_predict(x, y, z, k=k, temperature=TEMPERATURE, classes=classes), t),
                 {"k": min(k, len(x)), "temperature": TEMPERATURE},
@@ -120,7 +121,11 @@ def untrained(judged: Judged, train: Pictures, seed: int) -> nn.Module:
         fresh = untrained_like(judged.encoder, seed)
     else:
         fresh, _ = build_encoder(
-            config.architecture, in_channels=config.in_channels, size=config.size, stem=config.stem, seed=seed
+            config.architecture,
+            in_channels=config.in_channels,
+            size=config.size,
+            stem=config.stem,
+            seed=derive(seed, "encoder"),
         )
     return recalibrate(fresh, config, train)
 

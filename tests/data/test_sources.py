@@ -206,7 +206,7 @@ def test_errors_name_what_was_received(tmp_path: Path, photos: Photos) -> None:
         (other / name).write_text("hello")
     array = np.zeros((4, 8, 8, 3), np.uint8)
     cases = [
-        (tmp_path / "fotos", r'there is no .*fotos; did you mean ".*photos"\?; wanted a folder'),
+        (tmp_path / "fotos", r'there is no .*fotos \(did you mean ".*photos"\?\); wanted a folder'),
         (str(tmp_path / "empty"), "found 0 images and 0 other files; wanted jpg"),
         (other, r"found 0 images and 4 other files \(\.txt 2, .*\.heic 1.*\); wanted jpg"),
         (other / "a.txt", r"is no set of pictures \(text, not a picture\); wanted a folder"),
