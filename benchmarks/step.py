@@ -117,7 +117,11 @@ def malloc(threads: int, rounds: int) -> dict[str, object]:
             done = subprocess.run([sys.executable, "-c", code, folder, arm], capture_output=True, text=True, check=True)
             found.append(float(done.stdout))
     ratios = [a / b for a, b in zip(speeds["keep"], speeds["plain"], strict=True)]
-    return {"arm": "freed blocks kept / plain", "ratio_median": round(statistics.median(ratios), 3), "ratios": [round(r, 3) for r in ratios]}
+    return {
+        "arm": "freed blocks kept / plain",
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratios": [round(r, 3) for r in ratios],
+    }
 
 
 def main() -> None:
@@ -131,7 +135,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a segment, about")
     parser.add_argument("--malloc", action="store_true")
     given = parser.parse_args()
-    print(json.dumps({"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": given.threads}))
+    print(
+        json.dumps(
+            {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": given.threads}
+        )
+    )
     if given.malloc:
         print(json.dumps(malloc(given.threads, given.rounds)))
         return

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
 from smallview.evaluation.features import extract, raw_pixels, recalibrate
 from smallview.evaluation.linear import fit_linear
 from smallview.evaluation.lowshot import Lowshot, lowshot
@@ -81,7 +82,12 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
     pictures = _save(out, x, y)
     say_on_stderr(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
     contact, _ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
-    run = pretrain(str(pictures), "simclr", out=out / "run", epochs=epochs, size=16, sets=SETTINGS, command=lambda _: again)
+    given: dict[str, Any] = {"epochs": epochs, "size": 16, "sets": SETTINGS, "command": lambda _: again}
+    try:
+        run = pretrain(str(pictures), "simclr", out=out / "run", **given)
+    except UsageError as error:  # a demo of another version lies there: it stays, and this one gets a folder beside it
+        say_on_stderr(str(error))
+        run = pretrain(str(pictures), "simclr", out=out / "run", fresh=True, **given)
     with _threads():
         subject = open_subject(run.path)
         _, train = evaluation_pack((x, y), subject.config)

@@ -497,3 +497,10 @@ def test_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert weights(tmp_path / "demo" / "run") == before
     index = (tmp_path / "demo" / "embeddings" / "index.jsonl").read_text().splitlines()
     assert len(index) == len(np.load(tmp_path / "demo" / "embeddings" / "embeddings.npy")) == 1797 - show.TEST
+
+    # a demo that another version left with other settings stays, and the new one stands beside it
+    show.demo(tmp_path / "demo", epochs=0.5, as_json=True)
+    told = capsys.readouterr()
+    assert "epochs: 1.0 -> 0.5" in told.err
+    assert str(tmp_path / "demo" / "run-2" / "encoder") in json.loads(told.out)["paths"]
+    assert weights(tmp_path / "demo" / "run") == before
