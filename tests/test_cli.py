@@ -170,9 +170,13 @@ BAD = [
     ("views photos --out file/sheet.png", 1, "a file is in its place"),
     ("views photos --pictures 0", 2, "--pictures is 0 | wanted 1 or more"),
     # encoders and labels
-    ("evaluate none --train labeled/train --test labeled/test", 2, "no such run or encoder folder: none"),
+    (
+        "evaluate none --train labeled/train --test labeled/test",
+        2,
+        "no run or encoder folder at none | wanted one, or a timm name",
+    ),
     ("evaluate photos --train labeled/train --test labeled/test", 2, "photos holds no encoder | wanted a run folder"),
-    ("embed none photos --out new", 2, "no such run or encoder folder: none"),
+    ("embed none photos --out new", 2, "no run or encoder folder at none | wanted one, or a timm name"),
 ]
 
 

@@ -31,7 +31,9 @@ def test_photos_in_judged_encoder_out(tmp_path: Path, monkeypatch: pytest.Monkey
         assert row.floor_pixels is not None and row.floor_untrained is not None
         assert all(5.0 < value <= 100.0 for value in (row.value, row.floor_pixels, row.floor_untrained))
         assert "clothing" not in row.protocol and "train (n=640)" in row.protocol and "32 px" in row.protocol
-    assert [json.loads(line)["metric"] for line in (run.path / "rows.jsonl").read_text().splitlines()] == [r.metric for r in rows]
+    assert [json.loads(line)["metric"] for line in (run.path / "rows.jsonl").read_text().splitlines()] == [
+        r.metric for r in rows
+    ]
 
     features, pack = embed_pack(run.path, photos / "test", normalize=True, threads=1)
     write_embeddings(features, pack, tmp_path / "embeddings")

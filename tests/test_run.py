@@ -331,7 +331,7 @@ def test_minutes_fix_the_steps_before_the_first(
             sv.pretrain(pictures(), out=tmp_path / "run", **given)
     fixed = load_toml(tmp_path / "run" / "run.toml")
     assert fixed["minutes"] == 0.003 and fixed["epochs"] == "none" and fixed["steps"] >= 1
-    monkeypatch.setattr(story, "_calibrate", lambda *_: pytest.fail("a run that began is not measured again"))
+    monkeypatch.setattr(story, "calibrate", lambda *_: pytest.fail("a run that began is not measured again"))
     run = sv.pretrain(pictures(), out=tmp_path / "run", **given)
     assert load_toml(tmp_path / "run" / "run.toml") == fixed
     assert steps_logged(run.path)[-1] == fixed["steps"]

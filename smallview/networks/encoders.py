@@ -218,9 +218,7 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
 
     root = Path(folder)
     if not root.exists():
-        raise UsageError(
-            f"there is no {root}; wanted a run folder, an encoder folder, or a timm name with its tag, as in resnet18.a1_in1k"
-        )
+        raise UsageError(f"no run or encoder folder at {root}; wanted one, or a timm name with its tag, as in resnet18.a1_in1k")
     place = root / "encoder" if (root / "encoder").is_dir() else root
     if not (place / "config.json").is_file() or not (place / "model.safetensors").is_file():
         hint = (

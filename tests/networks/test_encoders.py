@@ -145,7 +145,7 @@ def test_modules_that_give_no_features_are_refused_in_one_line(module: nn.Module
 
 
 def test_damaged_and_missing_encoders(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such run or encoder folder"):
+    with pytest.raises(UsageError, match="no run or encoder folder at"):
         load_encoder(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no encoder"):
         load_encoder(tmp_path)
