@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.config import Env
 
 from smallview import shell
 from smallview.errors import UsageError
@@ -18,7 +19,8 @@ from smallview.shell import say
 HELP = """Self-supervised image learning that fits a small budget.
 
 `smallview pretrain` trains an encoder on unlabeled pictures; `smallview demo` shows the whole road in two minutes on pictures
-that need no download. Any command takes `--debug`, which shows where an error came from.
+that need no download. Any command takes `--debug`, which shows where an error came from. An option may also come from the
+environment: SMALLVIEW_PRETRAIN_EPOCHS=3 is `smallview pretrain --epochs 3`.
 """
 
 
@@ -35,7 +37,9 @@ app = App(
     help_prologue="Example: `smallview pretrain photos/`",
     version=shell.version,
     help_on_error=False,
+    config=Env("SMALLVIEW_", command=True),  # SMALLVIEW_PRETRAIN_EPOCHS=3 stands under the flag and over the file
 )
+app.register_install_completion_command(add_to_startup=False)
 Whole = Annotated[int, Parameter(converter=_whole)]
 On = Annotated[bool, Parameter(negative=(), show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]

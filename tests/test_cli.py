@@ -445,3 +445,29 @@ def test_colour_is_only_for_terminals_that_want_it(desk: Path) -> None:
     assert b"\x1b[" in shown()
     assert b"\x1b" not in shown(NO_COLOR="1")
     assert b"\x1b" not in shown(TERM="dumb")
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "wanted"),
+    [
+        ("", {"SMALLVIEW_PRETRAIN_EPOCHS": "7"}, "epochs = 7.0"),
+        ("--epochs 2", {"SMALLVIEW_PRETRAIN_EPOCHS": "7"}, "epochs = 2.0"),
+        ("--config nine.toml", {"SMALLVIEW_PRETRAIN_EPOCHS": "7"}, "epochs = 7.0"),
+        ("--config nine.toml", {}, "epochs = 9.0"),
+    ],
+)
+def test_flags_stand_over_the_environment_and_that_over_the_file(
+    words: str,
+    environment: dict[str, str],
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("array.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    Path("nine.toml").write_text("epochs = 9\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    main(["pretrain", "array.npy", "--print-config", *words.split()])
+    assert f"\n{wanted}  #" in capsys.readouterr().out
