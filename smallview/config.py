@@ -12,9 +12,10 @@ from typing import Any
 
 from smallview.errors import UsageError
 from smallview.joint_embedding import Method
-from smallview.optimizers import SGD, AdamW
+from smallview.optimizers import Optimizer
 from smallview.presets import Preset, preset
 from smallview.settings import apply_tables, load_toml, override, to_tables
+from smallview.views.view import SPAN, pixels
 
 FORMAT_VERSION = 1
 SMALL_SET = 2000
@@ -52,7 +53,7 @@ class RunConfig:
     dtype: str
     steps: int | None
     method: Method
-    optimizer: SGD | AdamW
+    optimizer: Optimizer
 
     def __post_init__(self) -> None:
         if not 4 <= self.size <= 1024:
@@ -254,6 +255,9 @@ def mathematics(config: RunConfig) -> dict[str, Any]:
 
 
 def smallest_side(config: RunConfig) -> int:
-    """The short side that packed pictures need: the smallest crop is still made from as many pixels as it shows."""
-    sides = [(view.size or config.size) / math.sqrt(view.scale[0]) for view in config.method.views]
+    """The short side that packed pictures need: the smallest crop is still made from as many pixels as it ever shows."""
+    sides = [
+        max(pixels(view.size, config.size, progress) for progress in SPAN) / math.sqrt(view.scale[0])
+        for view in config.method.views
+    ]
     return math.ceil(max([*sides, config.size / 0.875]))

@@ -6,15 +6,32 @@ Legend: V online views, L target views, B images, D embedding dimensions, M bank
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from smallview import collectives
 from smallview.networks.heads import Heads
 from smallview.networks.online_target import Momentum, Networks, Shared
-from smallview.objectives import Alignment, InBatch, InfoNCE, NoNegatives, Queue
-from smallview.records import Embeddings, ViewBatch
+from smallview.objectives import (
+    Alignment,
+    BarlowTwins,
+    CentreInvariance,
+    Covariance,
+    Fixed,
+    InBatch,
+    InfoNCE,
+    MeanSquared,
+    NoNegatives,
+    Queue,
+    Relational,
+    RelicInvariance,
+    SIGReg,
+    Variance,
+)
+from smallview.records import Embedded, Embeddings, ViewBatch
+from smallview.schedules import Schedule, resolve
 from smallview.views.view import View
 
 State = dict[str, Tensor]
@@ -22,10 +39,21 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of the objective and its weight."""
+    """One loss of the objective and its weight, a number or a schedule."""
 
-    weight: float
-    loss: InfoNCE | Alignment
+    weight: float | Schedule
+    loss: (
+        InfoNCE
+        | Alignment
+        | RelicInvariance
+        | BarlowTwins
+        | MeanSquared
+        | Variance
+        | Covariance
+        | Relational
+        | SIGReg
+        | CentreInvariance
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,7 @@ class Method:
     views: tuple[View, ...]
     heads: Heads
     target: Momentum | Shared
-    negatives: InBatch | Queue | NoNegatives
+    negatives: InBatch | Queue | Fixed | NoNegatives
     objective: dict[str, Term]
 
     def __post_init__(self) -> None:
@@ -55,17 +83,34 @@ class Method:
         if not self.objective:
             raise ValueError("the objective has no term; wanted at least one")
         for name, term in self.objective.items():
-            if isinstance(term.loss, InfoNCE) and isinstance(self.negatives, NoNegatives):
-                raise ValueError(f"the term {name} is contrastive and there are no negatives; wanted InBatch() or Queue(size)")
+            if isinstance(term.loss, (InfoNCE, Relational)) and isinstance(self.negatives, NoNegatives):
+                raise ValueError(
+                    f"the term {name} compares with negatives and there are none; wanted InBatch(), Queue(size) or Fixed(...)"
+                )
 
 
 def compute_loss(
     method: Method, networks: Networks, bank_state: State, views: Sequence[ViewBatch], progress: float, key: tuple[int, int]
 ) -> tuple[Tensor, dict[str, Tensor], State, Embeddings]:
-    """The loss of any method: the weighted sum, each term by name, the bank's next state, and the embeddings for the watch."""
-    seen = networks(views)  # online [V, B, D], target [L, B, D]
-    bank, is_negative, bank_state = method.negatives.draw(bank_state, seen.target, key)  # [M, D], [B, M]
-    embeddings = Embeddings(seen.online, seen.target, bank, is_negative, seen.online_views, seen.target_views)
+    """The loss of any method: the weighted sum, each term by name, the bank's next state, and the embeddings for the watch.
+
+    Every process computes the loss of the whole batch from gathered embeddings: averaged over processes, the parameters' gradients are
+    those of one process, for every term and without its knowing.
+    """
+    images = method.negatives.images(bank_state)  # [M, C, S, S] or None
+    seen = gathered(networks(views, images if collectives.rank() == 0 else None), images)  # online [V, B, D], target [L, B, D]
+    candidates, bank_state = method.negatives.draw(bank_state, seen, key)
+    embeddings = Embeddings(seen.online, seen.target, candidates, seen.online_views, seen.target_views, key)
     losses = {name: term.loss(embeddings, progress) for name, term in method.objective.items()}
-    total = torch.stack([term.weight * losses[name] for name, term in method.objective.items()]).sum()
+    total = torch.stack([resolve(term.weight, progress) * losses[name] for name, term in method.objective.items()]).sum()
     return total, losses, bank_state, embeddings
+
+
+def gathered(seen: Embedded, images: Tensor | None) -> Embedded:
+    """The embeddings of the whole batch, [V, B, D] and [L, B, D], on every process; the first one embeds the fixed pictures for all."""
+    if collectives.world() == 1:
+        return seen
+    fixed = None
+    if images is not None:
+        fixed = collectives.first(seen.fixed, (len(images), seen.target.shape[-1]), like=seen.target)
+    return replace(seen, online=collectives.gather(seen.online, 1), target=collectives.gather(seen.target, 1), fixed=fixed)

@@ -5,26 +5,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from statistics import fmean, median_high
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smallview.config import RunConfig, steps_per_epoch
 from smallview.data.loading import batches, channel_statistics
 from smallview.data.packing import Pack
 from smallview.errors import UsageError
+from smallview.networks.batch_norm import synchronize
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe
 from smallview.networks.online_target import Networks
-from smallview.optimizers import scaled_lr
-from smallview.records import Batch, ViewBatch
-from smallview.schedules import WarmupCosine
+from smallview.objectives.negatives import Cut
+from smallview.optimizers import learning_rate
+from smallview.records import Batch, Pictures, ViewBatch
+from smallview.schedules import Schedule
 from smallview.seeds import derive
 from smallview.training.loop import StepReport, TrainState, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
 from smallview.training.prefetch import ahead
 from smallview.views.making import ViewMaker
+from smallview.views.view import View
 
-CALIBRATION_STEPS = 6
+WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 Say = Callable[[str], None]
 
 
@@ -40,18 +45,23 @@ class Parts:
     device: torch.device
     maker: ViewMaker
 
-    def feed(self, start: int, stop: int) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
-        """(Batch, views) of the steps start to stop - 1, views made ahead."""
-        return ahead(self.maker, batches(len(self.pack), self.config.batch_size, self.config.seed, start, stop))
+    def feed(self, start: int, stop: int, total: int | None = None) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
+        """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead."""
+        config = self.config
+        return ahead(self.maker, batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total))
 
-    def lr(self) -> WarmupCosine:
-        """The learning rate of the run: up, then down to zero within it."""
-        optimizer = self.config.optimizer
-        return WarmupCosine(scaled_lr(optimizer.lr, self.config.batch_size), optimizer.warmup)
+    def lr(self) -> Schedule:
+        """The learning rate of the run: up, then down within it."""
+        return learning_rate(self.config.optimizer, self.config.batch_size)
 
 
-def build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say) -> tuple[RunConfig, Parts]:
-    """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe."""
+def build(
+    config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say, masked: Pictures | None = None
+) -> tuple[RunConfig, Parts]:
+    """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe.
+
+    masked: the pack's copy without backgrounds, where the method has views of it.
+    """
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     if isinstance(encoder, nn.Module):
@@ -80,16 +90,20 @@ def build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: S
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "heads"))
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target)
+        synchronize(networks)
         precision.place(networks, device)
-        bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device)
+        bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
         return TrainState(networks, config.optimizer.build(networks, device), bank)
 
-    maker = ViewMaker(pack, config.method.views, config.size, described.mean, described.std, config.seed, device, threads=1)
+    cut = patches_of(pack, config, described, device)
+    maker = ViewMaker(
+        pack, config.method.views, config.size, described.mean, described.std, config.seed, device, threads=1, masked=masked
+    )
     rule = fixed_rule(net, device, cpu_flags())
     precision = rule
     if config.probe and config.steps is None:
         first = next(iter(batches(len(pack), config.batch_size, config.seed, 0, 1)))
-        views = maker(first)
+        views = maker(replace(first, progress=0.5))
         arms: dict[tuple[str, str], TrainState] = {}
 
         def step(arm: Precision) -> None:
@@ -106,8 +120,38 @@ def build(config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: S
     return config, Parts(config, pack, fresh(precision), described, precision, device, maker)
 
 
+def patches_of(pack: Pack, config: RunConfig, encoder: EncoderConfig, device: torch.device) -> Cut:
+    """What cuts patches of the run's own pictures: (positions in the pack, patches of each, area) -> float [M, C, S, S].
+
+    Random crops at the run's size without flip and colour, normalised, a function of the seed and the position; the patches of a
+    picture stand together.
+
+    Raises:
+        UsageError: from the cut, a position that the pack does not have.
+    """
+
+    def cut(pictures: tuple[int, ...], patches: int, scale: tuple[float, float]) -> Tensor:
+        for position in pictures:
+            if not 0 <= position < len(pack):
+                raise UsageError(
+                    f"picture {position:,} is to be cut into patches and {pack.name} has {len(pack):,} pictures; "
+                    f"wanted positions from 0 to {len(pack) - 1:,}"
+                )
+        plain = View(scale=scale, flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
+        # on the CPU, whatever the device: a maker on a GPU would put all the pictures there once more
+        maker = ViewMaker(pack, (plain,), config.size, encoder.mean, encoder.std, derive(config.seed, "fixed"))
+        index = np.array(pictures, np.int64)
+        cuts = [maker(Batch(index, epoch=patch, step=0))[0].images for patch in range(patches)]  # [K, C, S, S] each
+        return torch.stack(cuts, 1).flatten(0, 1).to(device)
+
+    return cut
+
+
 def calibrate(parts: Parts, minutes: float, say: Say) -> int:
-    """Steps that fit the minutes: a few real steps on a copy of the state are timed, and the run is not touched."""
+    """Steps that fit the minutes: a few real steps on a copy of the state are timed, and the run is not touched.
+
+    Where views change their size, the timed steps lie evenly over the training and their mean counts.
+    """
     config = parts.config
     state = copy.deepcopy(parts.state.networks)
     trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
@@ -117,11 +161,11 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
         times.append(report.seconds)
         return False
 
-    count = 2 + CALIBRATION_STEPS
+    count = WARMUP_STEPS + CALIBRATION_STEPS
     train(
         trial,
         config.method,
-        parts.feed(0, count),
+        ahead(parts.maker, trial_batches(parts)),
         total_steps=count,
         lr=0.0,
         seed=config.seed,
@@ -129,8 +173,16 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
         device=parts.device,
         on_step=on_step,
     )
-    middle = sorted(times[2:])[len(times[2:]) // 2]
-    steps = max(1, int(60.0 * minutes / middle))
+    steady = all(view.size is None or isinstance(view.size, (int, float)) for view in config.method.views)
+    step = (median_high if steady else fmean)(times[WARMUP_STEPS:])
+    steps = max(1, int(60.0 * minutes / step))
     epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
-    say(f"{1000 * middle:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
+    say(f"{1000 * step:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
     return steps
+
+
+def trial_batches(parts: Parts) -> Iterator[Batch]:
+    """The batches that calibrate times: after the warm-up, each from the middle of an equal part of the training."""
+    config, count = parts.config, WARMUP_STEPS + CALIBRATION_STEPS
+    for batch in batches(len(parts.pack), config.batch_size, config.seed, 0, count):
+        yield replace(batch, progress=max(0.0, (batch.step - WARMUP_STEPS + 0.5) / CALIBRATION_STEPS))

@@ -58,11 +58,14 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's pictures: positions in the pack, int64 [B], in the order that (seed, epoch) fixes; `epoch` keys the views."""
+    """One step's pictures: positions in the pack, int64 [B], in the order that (seed, epoch) fixes; `epoch` keys the views, and
+    `progress` in [0, 1] is what their sizes follow.
+    """
 
     index: npt.NDArray[np.int64]
     epoch: int
     step: int
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,67 @@ class ViewBatch:
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """What a loss sees.
-
-    online [V, B, D]; target [L, B, D]; bank [M, D] or None; is_negative bool [B, M], true where a bank entry is a negative of
-    picture i; online_views [V] and target_views [L] say which view each one came from, so that a view is not its own positive.
+class Embedded:
+    """What the networks made of a batch: online [V, B, D], target [L, B, D], which view each came from, and fixed [M, D], the target
+    side's embeddings of the fixed pictures, where the method has some.
     """
 
     online: Tensor
     target: Tensor
-    bank: Tensor | None
-    is_negative: Tensor | None
     online_views: tuple[int, ...]
     target_views: tuple[int, ...]
+    fixed: Tensor | None = None
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """(v, l) for every online and target embedding of two different views."""
+
+@dataclass(frozen=True)
+class Candidates:
+    """What queries are pushed away from, and which of it counts for which picture; nothing here is [B, M] unless `is_negative` is given.
+
+    embeddings: [M, D] for all, or [L, M, D], one set per target view. own: int64 [B, P], the entries that show picture i itself and
+    are never its negatives. is_negative: bool [B, M], a further choice, true where an entry counts. pictures: int64 [B, K], the
+    rows of the batch that picture i is contrasted with, where they were drawn; None is all others.
+    """
+
+    embeddings: Tensor
+    own: Tensor | None = None
+    is_negative: Tensor | None = None
+    pictures: Tensor | None = None
+
+    def of(self, target_view: int) -> Tensor:
+        """The entries [M, D] that stand against the positives of that target view."""
+        return self.embeddings if self.embeddings.dim() == 2 else self.embeddings[target_view]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a loss sees: the whole batch, gathered from all processes.
+
+    online [V, B, D]; target [L, B, D]; candidates or None; online_views [V] and target_views [L] say which view each one came from,
+    so that a view is not its own positive; key is (seed, step), for losses that draw.
+    """
+
+    online: Tensor
+    target: Tensor
+    candidates: Candidates | None
+    online_views: tuple[int, ...]
+    target_views: tuple[int, ...]
+    key: tuple[int, int] = (0, 0)
+
+    def pairs(self, same_view: bool = False) -> list[tuple[int, int]]:
+        """(v, l) for every online and target embedding of two different views; with `same_view` also of one view.
+
+        Example:
+            >>> import torch
+            >>> four_large, two_small = (0, 1, 2, 3), (4, 5)
+            >>> e = Embeddings(torch.zeros(6, 1, 1), torch.zeros(4, 1, 1), None, four_large + two_small, four_large)
+            >>> len(e.pairs()), len(e.pairs(same_view=True))
+            (20, 24)
+        """
         return [
             (v, target)
             for v, source in enumerate(self.online_views)
             for target, other in enumerate(self.target_views)
-            if source != other
+            if same_view or source != other
         ]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from smallview import config as configuration
 from smallview.config import RunConfig, mathematics, smallest_side, steps_per_epoch, total_steps
+from smallview.data.masking import AREA, MaskedPictures, Masks, mask_pictures
 from smallview.data.packing import Pack, open_pack, write_bad_files
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
@@ -27,7 +28,7 @@ from smallview.parts import Parts, build, calibrate
 from smallview.records import Row
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settings.fitting import printable
-from smallview.settle import cores, default_out, kept_threads, next_free, settle
+from smallview.settle import cores, default_out, kept_threads, masks_needed, next_free, settle
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import StopRequest, lock_folder, prepare_folder, withdraw_folder
@@ -69,6 +70,7 @@ def pretrain(
     minutes: float | None = None,
     seed: int | None = None,
     *,
+    masks: Masks | None = None,
     config: str | None = None,
     sets: Mapping[str, object] | None = None,
     fresh: bool = False,
@@ -79,9 +81,10 @@ def pretrain(
     """Train an encoder on unlabeled pictures; the same call goes on with an unfinished run.
 
     data: a folder, a list of paths, a uint8 array [N, H, W] or [N, H, W, C], a .npy or .npz path, CIFAR .bin or idx files, or any
-    map-style data set. encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F]. settings: fields of RunConfig
-    (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path ("optimizer.lr"). command: what
-    goes on with the run in a folder, for the message of a run that was stopped.
+    map-style data set. encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F]. masks: for methods that mask
+    the background, a function from a picture uint8 [H, W, C] to its foreground [H, W], bool or numbers from 0 to 1, or all of them as an
+    array [N, H, W]. settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any
+    depth by path ("optimizer.lr"). command: what goes on with the run in a folder, for the message of a run that was stopped.
 
     Raises:
         DataError, UsageError, LockedError, DivergedError, and StoppedError when it was stopped and saved.
@@ -99,6 +102,11 @@ def pretrain(
     source = open_source(data)
     given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
     wanted, reasons = settle(data, source, given, config, sets, encoder)
+    if not masks_needed(wanted, masks is not None, "pretrain") and masks is not None:
+        say(
+            f"masks are given and no view of {wanted.preset} masks the background; sets={{'method.views.0.mask_background': 0.1}} would"
+        )
+        masks = None
     folder = Path(out) if out is not None else default_out(source, wanted)
     if fresh:
         folder = next_free(folder)
@@ -110,7 +118,7 @@ def pretrain(
             explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
             wanted = _continue(wanted, stored, explicit, folder, say)
         with torch.random.fork_rng(devices=[]), kept_threads():
-            return _run(source, wanted, folder, encoder, say, quiet, command)
+            return _run(source, wanted, folder, encoder, masks, say, quiet, command)
 
 
 @contextmanager
@@ -157,17 +165,23 @@ def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: 
     return replace(wanted, steps=stored.steps, threads=stored.threads)
 
 
-def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
-    """Every picture decoded once; what is broken is named and counted."""
+def _telling(doing: str, say: Say) -> Callable[[int, int], None]:
+    """What says every ten seconds how many pictures are done."""
     shown = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal shown
         if time.monotonic() - shown > 10.0:
             shown = time.monotonic()
-            say(f"decoding {done:,}/{total:,} pictures")
+            say(f"{doing} {done:,}/{total:,} pictures")
 
-    pack = open_pack(source, short_side=smallest_side(config), threads=config.threads, progress=progress)
+    return progress
+
+
+def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
+    """Every picture decoded once; what is broken is named and counted."""
+    told = _telling("decoding", say)
+    pack = open_pack(source, short_side=smallest_side(config), threads=config.threads, progress=told)
     if source.skipped:
         say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
     if pack.bad:
@@ -187,10 +201,22 @@ def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
     return pack
 
 
-def _write_config(folder: Path, config: RunConfig, pack: Pack, parts: Parts) -> None:
+def _masked(pack: Pack, masks: Masks | None, say: Say) -> MaskedPictures | None:
+    """The copy of the pictures without backgrounds, where masks are given."""
+    if masks is None:
+        return None
+    masked, share = mask_pictures(pack, masks, progress=_telling("masking", say))
+    low, high = 100 * AREA[0], 100 * AREA[1]
+    rest = f"; the others have a foreground under {low:g} % or over {high:g} % of the area and stay as they are"
+    say(f"{100 * share:.0f} % of {len(pack):,} pictures are masked{rest if share < 1.0 else ''}")
+    return masked
+
+
+def _write_config(folder: Path, config: RunConfig, pack: Pack, masked: MaskedPictures | None, parts: Parts) -> None:
     recorded = {
         "data_hash": pack.hash,
         "pictures": len(pack),
+        **({} if masked is None else {"masks_hash": masked.hash}),
         "precision": parts.precision.reason,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -205,6 +231,7 @@ def _run(
     config: RunConfig,
     folder: Path,
     encoder: str | nn.Module | None,
+    masks: Masks | None,
     say: Say,
     quiet: bool,
     command: Callable[[Path], str] | None,
@@ -225,7 +252,10 @@ def _run(
                 f"wanted at most that: --batch-size {len(pack)}"
             )
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
-    config, parts = build(config, pack, encoder, say)
+    masked = _masked(pack, masks, say)
+    if began:
+        _same_masks(folder, masked)
+    config, parts = build(config, pack, encoder, say, masked)
     state = parts.state
     spent, watch = 0.0, Watch()
     checkpoints = folder / "checkpoints"
@@ -236,7 +266,7 @@ def _run(
         config = parts.config = replace(config, steps=steps)
     steps = total_steps(config, len(pack))
     if not began:
-        _write_config(folder, config, pack, parts)
+        _write_config(folder, config, pack, masked, parts)
     if loaded is not None:
         at, tensors, extra, notes = loaded
         for note in notes:
@@ -257,6 +287,15 @@ def _same_data(folder: Path, pack: Pack) -> None:
         raise DataError(
             f"the pictures changed since {folder} began: {recorded.get('pictures', '?')} then, {len(pack):,} now, with other content; "
             "bring the old ones back to go on, or add --fresh to start anew"
+        )
+
+
+def _same_masks(folder: Path, masked: MaskedPictures | None) -> None:
+    recorded = load_toml(folder / "run.toml").get("recorded", {})
+    if recorded.get("masks_hash") != (None if masked is None else masked.hash):
+        raise DataError(
+            f"the masks changed since {folder} began: they leave other pixels of the pictures; "
+            "give the old ones to go on, or add --fresh to start anew"
         )
 
 
@@ -332,7 +371,7 @@ def _train(
             finished = train(
                 state,
                 config.method,
-                parts.feed(state.step, steps),
+                parts.feed(state.step, steps, steps),
                 total_steps=steps,
                 lr=parts.lr(),
                 seed=config.seed,

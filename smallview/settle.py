@@ -107,6 +107,25 @@ def settle(
     return config, reasons
 
 
+def masks_needed(config: RunConfig, given: bool, function: str) -> bool:
+    """Whether a view of the method masks backgrounds. function: what takes the masks in Python, for the message.
+
+    Raises:
+        UsageError: one does, and no masks are given.
+    """
+    views = {v: view.mask_background for v, view in enumerate(config.method.views) if view.mask_background > 0.0}
+    if views and not given:
+        *first, last = map(str, views)
+        which = f"view{'s' * bool(first)} {', '.join(first)}{' and ' * bool(first)}{last}"
+        shares = ", ".join(f"{share:g}" for share in dict.fromkeys(views.values()))
+        off = " ".join(f"--set method.views.{v}.mask_background=0" for v in views)
+        raise UsageError(
+            f"{config.preset} masks the background of {which} (mask_background {shares}) and no masks are given; "
+            f"in Python pass {function}(..., masks=function); on the command line switch it off with {off}"
+        )
+    return bool(views)
+
+
 def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = False) -> str:
     """Every setting with the reason for its value: TOML with comments, or JSON."""
     tables = to_tables(config)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from smallview.config import RunConfig, smallest_side
+from smallview.data.masking import Masks, mask_pictures
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.evaluation.protocol import choose_protocols, judge
@@ -21,7 +22,7 @@ from smallview.networks.encoders import load_encoder
 from smallview.output.embed import embed_pack
 from smallview.output.sheet import check_sheet, contact_sheet, view_grid
 from smallview.records import Row
-from smallview.settle import kept_threads, settle, thread_count
+from smallview.settle import kept_threads, masks_needed, settle, thread_count
 from smallview.training.log import append_row
 from smallview.training.precision import choose_device, cpu_flags, fixed_rule
 
@@ -96,11 +97,19 @@ def sheet(
     sets: Mapping[str, object] | None = None,
     rows: int = 8,
     repeats: int = 3,
+    masks: Masks | None = None,
 ) -> tuple[Path, RunConfig]:
-    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs."""
+    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs.
+
+    masks: as for pretrain.
+    """
     check_sheet(out)
     source = open_source(data)
     settled, _ = settle(data, source, given, config, sets)
+    needed = masks_needed(settled, masks is not None, "sheet")
     pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)
-    grid, titles = view_grid(pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats)
+    masked = mask_pictures(pack, masks)[0] if needed and masks is not None else None
+    grid, titles = view_grid(
+        pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats, masked=masked
+    )
     return contact_sheet(grid, titles, out), settled

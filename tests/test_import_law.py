@@ -20,7 +20,7 @@ LEVELS = (
     ("objectives", "networks", "views", "data"),
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
-    ("config",),
+    ("config", "explain"),
     ("settle", "parts"),
     ("run", "plan", "use"),
     ("demo", "estimator", "shell"),

@@ -28,11 +28,13 @@ def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return generator(seed, "order", epoch).permutation(n).astype(np.int64, copy=False)
 
 
-def batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int) -> Iterator[Batch]:
+def batches(
+    n: int, batch_size: int, seed: int, start_step: int, stop_step: int, *, total_steps: int | None = None
+) -> Iterator[Batch]:
     """The batches of steps start_step to stop_step - 1, each with `batch_size` positions of n pictures.
 
     An epoch is n // batch_size steps; what is left of its order is dropped. Where one starts makes no difference to what
-    follows. Raises UsageError where no batch can be filled.
+    follows. Their progress is step / total_steps, or 0 where that is None. Raises UsageError where no batch can be filled.
 
     Example:
         >>> [(batch.step, batch.epoch, len(batch.index)) for batch in batches(5, 2, seed=0, start_step=1, stop_step=4)]
@@ -42,10 +44,12 @@ def batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int)
         raise UsageError(f"batch size {batch_size:,} with {n:,} pictures; wanted 1 to {n:,}: set a smaller --batch-size")
     if start_step < 0:
         raise UsageError(f"start step {start_step}; wanted 0 or more")
-    return _batches(n, batch_size, seed, start_step, stop_step)
+    if total_steps is not None and total_steps < max(1, stop_step):
+        raise UsageError(f"steps to {stop_step:,} of {total_steps:,} in all; wanted at least as many in all")
+    return _batches(n, batch_size, seed, start_step, stop_step, total_steps)
 
 
-def _batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int) -> Iterator[Batch]:
+def _batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int, total_steps: int | None) -> Iterator[Batch]:
     steps = n // batch_size
     epoch, order = -1, np.empty(0, np.int64)
     for step in range(start_step, stop_step):
@@ -53,7 +57,8 @@ def _batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int
             epoch = step // steps
             order = epoch_order(n, seed, epoch)
         first = step % steps * batch_size
-        yield Batch(index=order[first : first + batch_size], epoch=epoch, step=step)
+        progress = 0.0 if total_steps is None else step / total_steps
+        yield Batch(index=order[first : first + batch_size], epoch=epoch, step=step, progress=progress)
 
 
 def channel_statistics(pack: Pack, seed: int, most: int = 2000) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,6 +1,6 @@
 """The online network, and the target that it is compared with.
 
-Legend: V online views, L target views, B images, D embedding dimensions.
+Legend: V online views, L target views, B images, D embedding dimensions, M fixed pictures.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallview.networks.heads import Heads
-from smallview.records import ViewBatch
+from smallview.records import Embedded, ViewBatch
 from smallview.schedules import Schedule, resolve
 
 
@@ -29,14 +30,21 @@ class Shared:
 class Momentum:
     """The target is a slow average of the online network: target = momentum * target + (1 - momentum) * online, after each step.
 
+    reference_steps: the length of the training that `momentum` was chosen for; in a training of n steps it becomes
+    momentum ** (reference_steps / n), so that the target remembers the same part of the training. None: taken as it is.
     buffers says where the target's BatchNorm statistics come from: "own", its own forward passes in training mode (as the
     codes of MoCo and BYOL do); "copy", the online network's; "average", averaged like the weights.
 
-    Source: He et al., 2020, eq. 2; Grill et al., 2020, eq. 1.
+    Source: He et al., 2020, eq. 2; Grill et al., 2020, eq. 1; the rescaling is Busbridge et al., 2023.
+
+    Example:
+        >>> Momentum(0.996, reference_steps=1000).at(0.0, 1000), round(Momentum(0.996, reference_steps=1000).at(0.0, 250), 6)
+        (0.996, 0.984096)
     """
 
     momentum: float | Schedule = 0.99
     buffers: Literal["own", "copy", "average"] = "own"
+    reference_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.buffers not in ("own", "copy", "average"):
@@ -44,19 +52,24 @@ class Momentum:
         for progress in (0.0, 1.0):
             if not 0.0 <= resolve(self.momentum, progress) <= 1.0:
                 raise ValueError(f"momentum is {self.momentum}; wanted numbers from 0 to 1")
+        if self.reference_steps is not None and self.reference_steps < 1:
+            raise ValueError(f"reference_steps is {self.reference_steps}; wanted 1 or more, or none")
+
+    def at(self, progress: float, total_steps: int) -> float:
+        """The momentum at `progress` in [0, 1] of a training of so many steps."""
+        momentum = resolve(self.momentum, progress)
+        return momentum if self.reference_steps is None else momentum ** (self.reference_steps / total_steps)
 
 
 Target = Shared | Momentum
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What the two sides made of the views: online [V, B, D], target [L, B, D], and which view each came from."""
+FIXED = -1  # stands for the fixed pictures where views have their numbers
 
-    online: Tensor
-    target: Tensor
-    online_views: tuple[int, ...]
-    target_views: tuple[int, ...]
+
+def _layout(images: Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class Branch(nn.Module):
@@ -72,15 +85,15 @@ class Branch(nn.Module):
         return embeddings
 
 
-def _embed(branch: Branch, views: Sequence[ViewBatch], which: Sequence[int]) -> dict[int, Tensor]:
-    """Embeddings of the chosen views, one encoder call per crop size."""
+def _embed(branch: Branch, images: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Embeddings of images by number, one encoder call per size."""
     by_size: dict[int, list[int]] = {}
-    for v in which:
-        by_size.setdefault(views[v].images.shape[-1], []).append(v)
+    for number, x in images.items():
+        by_size.setdefault(x.shape[-1], []).append(number)
     out: dict[int, Tensor] = {}
     for group in by_size.values():
-        stacked = branch(torch.cat([views[v].images for v in group]))
-        out.update(zip(group, stacked.chunk(len(group)), strict=True))
+        stacked = branch(torch.cat([images[number] for number in group]))
+        out.update(zip(group, stacked.split([len(images[number]) for number in group]), strict=True))
     return out
 
 
@@ -96,36 +109,52 @@ class Networks(nn.Module):
         if isinstance(target, Momentum):
             self.target = copy.deepcopy(self.online).requires_grad_(False)
 
-    def forward(self, views: Sequence[ViewBatch]) -> Embedded:
-        """Embed every view once per side that sees it; a momentum target runs without gradient."""
+    def forward(self, views: Sequence[ViewBatch], fixed: Tensor | None = None) -> Embedded:
+        """Embed every view once per side that sees it, and the fixed pictures [M, C, S, S] on the target's side, which in a momentum
+        target runs without gradient.
+
+        The fixed pictures go through in one batch with the views, at their size: alone, they would have BatchNorm statistics of
+        their own and be as good as told apart by it.
+        """
         online_views = tuple(v for v, view in enumerate(views) if view.seen_by in ("both", "online"))
         target_views = tuple(v for v, view in enumerate(views) if view.seen_by in ("both", "target"))
+        online_images = {v: views[v].images for v in online_views}
+        target_images = {v: views[v].images for v in target_views}
+        if fixed is not None:
+            like = views[target_views[0]].images
+            if fixed.shape[-1] != like.shape[-1]:
+                fixed = F.interpolate(fixed, size=like.shape[-2:], mode="bilinear", antialias=True)
+            target_images[FIXED] = fixed.to(like).contiguous(memory_format=_layout(like))
         if self.target is None:
-            projected = _embed(self.online, views, sorted({*online_views, *target_views}))
-            target = torch.stack([projected[v] for v in target_views])  # [L, B, D]
-            if isinstance(self.rule, Shared) and self.rule.stop_gradient:
-                target = target.detach()
+            keys = projected = _embed(self.online, online_images | target_images)
         else:
-            projected = _embed(self.online, views, online_views)
-            own = not isinstance(self.rule, Momentum) or self.rule.buffers == "own"
-            with torch.no_grad():
-                # statistics that are copied or averaged must not move by the target's own passes as well
-                kept = [] if own else [buffer.clone() for buffer in self.target.buffers()]
-                keys = _embed(self.target, views, target_views)
-                target = torch.stack([keys[v] for v in target_views])  # [L, B, D]
-                for buffer, value in zip(self.target.buffers(), kept, strict=False):
-                    buffer.copy_(value)
+            projected = _embed(self.online, online_images)
+            keys = self._target_embeddings(self.target, target_images)
         online = torch.stack([projected[v] for v in online_views])  # [V, B, D]
+        target = torch.stack([keys[v] for v in target_views])  # [L, B, D]
+        patches = keys.get(FIXED)  # [M, D]
+        if isinstance(self.rule, Shared) and self.rule.stop_gradient:
+            target, patches = target.detach(), None if patches is None else patches.detach()
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
-        return Embedded(online, target, online_views, target_views)
+        return Embedded(online, target, online_views, target_views, patches)
 
     @torch.no_grad()
-    def follow(self, progress: float) -> None:
-        """Move the target towards the online network, at `progress` in [0, 1]; nothing to do for a shared one."""
+    def _target_embeddings(self, target: Branch, images: dict[int, Tensor]) -> dict[int, Tensor]:
+        own = not isinstance(self.rule, Momentum) or self.rule.buffers == "own"
+        # statistics that are copied or averaged must not move by the target's own passes as well
+        kept = [] if own else [buffer.clone() for buffer in target.buffers()]
+        keys = _embed(target, images)
+        for buffer, value in zip(target.buffers(), kept, strict=False):
+            buffer.copy_(value)
+        return keys
+
+    @torch.no_grad()
+    def follow(self, progress: float, total_steps: int) -> None:
+        """Move the target towards the online network, at `progress` in [0, 1] of so many steps; a shared one needs no move."""
         if self.target is None or not isinstance(self.rule, Momentum):
             return
-        toward = 1.0 - resolve(self.rule.momentum, progress)
+        toward = 1.0 - self.rule.at(progress, total_steps)
         torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), toward)
         if self.rule.buffers == "own":
             return

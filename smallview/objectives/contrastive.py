@@ -1,36 +1,26 @@
-"""The contrastive core: one positive against a bank of negatives, as a plain function and as a term.
+"""The contrastive core: one positive against a bank of negatives, as plain functions and as a term.
+
+Every choice is a value in a slot: the margin, the target distribution, the denominator. With logits z, the denominator Z and the
+target t, each query's loss is log Z - sum_j t_j z_j, where the margin is part of the negatives' logits.
 
 Legend: V online views, L target views, B images, D dimensions, K negatives, M bank entries.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from smallview.records import Embeddings
+from smallview.objectives.denominators import Debiased, Decoupled, Denominator, Full, log_of
+from smallview.objectives.embeddings import check_pair, check_temperature, exact, unit
+from smallview.objectives.margins import EqCo, Margin, NoMargin
+from smallview.objectives.reductions import Head, against, contrast
+from smallview.objectives.soft_targets import NearestSmoothing, OneHot, SoftTargets, UniformSmoothing
+from smallview.records import Candidates, Embeddings
 from smallview.schedules import Schedule, resolve
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows of unit length; half formats become float32 first, wider ones stay what they are."""
-    return F.normalize(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=-1)
-
-
-def _exact(device: torch.device) -> torch.autocast:
-    """No autocast: a similarity in bfloat16 is off by up to 1/256, and the temperature multiplies that by 5 to 20."""
-    return torch.autocast(device.type, enabled=False)
-
-
-def _cross_entropy(positive: Tensor, negatives: Tensor, is_negative: Tensor | None) -> Tensor:
-    """-log softmax of the positive: positive [B], negatives [B, K] as logits -> [B]."""
-    if is_negative is not None:
-        negatives = negatives.masked_fill(~is_negative, float("-inf"))
-    return torch.logsumexp(torch.cat([positive[:, None], negatives], 1), 1) - positive
 
 
 def info_nce(
@@ -39,92 +29,159 @@ def info_nce(
     negatives: Tensor | None = None,
     *,
     temperature: float,
+    margin: Margin | None = None,
+    soft_targets: SoftTargets | None = None,
+    denominator: Denominator | None = None,
     reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
     """InfoNCE: minus the log share of the positive among itself and its negatives; L2-normalises inside.
 
     query, key [B, D]; negatives [K, D] for all, [B, K, D] per query, or None: the other B - 1 rows of key. -> scalar, or [B].
+    margin: NoMargin() or EqCo(alpha). soft_targets: OneHot(), UniformSmoothing or NearestSmoothing with a number as amount.
+    denominator: Full(), Decoupled() or Debiased(prior).
 
-    Source: van den Oord et al., 2018; He et al., 2020, eq. 1.
+    Source: van den Oord et al., 2018; He et al., 2020, eq. 1; Zhu et al., 2020; Lin et al., 2022.
 
     Raises:
-        ValueError: shapes that do not fit, no negatives, or a temperature that is not positive.
+        ValueError: shapes that do not fit, numbers that are not finite, no negatives, fewer than smoothing needs, or a temperature
+            that is not positive.
 
     Example:
         >>> z = torch.eye(4)
         >>> round(float(info_nce(z, z, temperature=1.0)), 4)
         0.7437
+        >>> round(float(info_nce(z, z, temperature=1.0, margin=EqCo(3))), 4)
+        0.7437
     """
-    if query.dim() != 2 or query.shape != key.shape:
-        raise ValueError(f"query is {list(query.shape)} and key {list(key.shape)}; wanted both [B, D]")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; wanted a number above 0")
+    check_pair(query, key, "query", "key")
+    term = InfoNCE(temperature, margin or NoMargin(), soft_targets or OneHot(), denominator or Full())
+    if reduction not in ("mean", "none"):
+        raise ValueError(f'reduction is "{reduction}"; wanted mean or none')
     b, d = query.shape
-    if negatives is not None and (
-        negatives.dim() not in (2, 3) or negatives.shape[-1] != d or (negatives.dim() == 3 and len(negatives) != b)
-    ):
-        raise ValueError(f"negatives are {list(negatives.shape)}; wanted [K, {d}] or [{b}, K, {d}]")
-    if (b < 2) if negatives is None else (negatives.shape[-2] == 0):
-        raise ValueError("there are no negatives; wanted at least one per query")
-    mask = None
-    with _exact(query.device):
-        query, key = _unit(query), _unit(key)
-        if negatives is None:
-            similarity = query @ key.T  # [B, B]
-            mask = ~torch.eye(b, dtype=torch.bool, device=query.device)
-        else:
-            bank = _unit(negatives).to(query.dtype)
-            similarity = query @ bank.T if bank.dim() == 2 else torch.einsum("bd,bkd->bk", query, bank)  # [B, K]
-        losses = _cross_entropy((query * key).sum(1) / temperature, similarity / temperature, mask)
-    return losses.mean() if reduction == "mean" else losses
+    if negatives is None and b < 2:
+        raise ValueError("there are no negatives; wanted at least two pictures, or negatives of their own")
+    if negatives is not None:
+        if negatives.dim() not in (2, 3) or negatives.shape[-1] != d or (negatives.dim() == 3 and len(negatives) != b):
+            raise ValueError(f"negatives are {list(negatives.shape)}; wanted [K, {d}] or [{b}, K, {d}]")
+        if negatives.shape[-2] == 0:
+            raise ValueError(f"there are no negatives: {list(negatives.shape)}; wanted K of 1 or more")
+        if not bool(torch.isfinite(negatives).all()):
+            raise ValueError("negatives hold numbers that are not finite; wanted finite ones: look for the NaN upstream")
+    with exact(query.device):
+        query, key = unit(query), unit(key)
+        bank = key if negatives is None else unit(negatives).to(query.dtype)
+        own = torch.arange(b, device=query.device)[:, None] if negatives is None else None
+        positive = (query * key).sum(1, keepdim=True) / temperature  # [B, 1]
+        head, soft = term.head(0.0), term.soft(0.0)
+        if reduction == "mean":
+            return contrast(query, positive, bank, head, temperature=temperature, own=own, soft=soft) / b
+        return head(positive, *against(query, bank, temperature=temperature, own=own, soft=soft))
 
 
-def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+def nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float,
+    margin: Margin | None = None,
+    soft_targets: SoftTargets | None = None,
+    denominator: Denominator | None = None,
+) -> Tensor:
     """NT-Xent of two views [B, D]: 2B queries, each with K = 2B - 2 negatives from both views; the mean, a scalar.
 
     Source: Chen et al., 2020, eq. 1.
 
     Raises:
-        ValueError: shapes that do not fit, a single picture, or a temperature that is not positive.
+        ValueError: shapes that do not fit, numbers that are not finite, a single picture, or a temperature that is not positive.
 
     Example:
         >>> round(float(nt_xent(torch.eye(4), torch.eye(4), temperature=0.5)), 4)
         0.5944
     """
-    if z0.dim() != 2 or z0.shape != z1.shape:
-        raise ValueError(f"the views are {list(z0.shape)} and {list(z1.shape)}; wanted both [B, D]")
+    check_pair(z0, z1, "the first view", "the second")
     if len(z0) < 2:
         raise ValueError("there are no negatives; wanted at least two pictures")
-    target = torch.stack([z0, z1])
-    other = ~torch.eye(len(z0), dtype=torch.bool, device=z0.device)
-    both = Embeddings(target, target, target.flatten(0, 1), other.repeat(1, 2), (0, 1), (0, 1))
-    return InfoNCE(temperature)(both, 0.0)
+    b = len(z0)
+    views = torch.stack([z0, z1])
+    own = torch.arange(b, device=z0.device)[:, None] + torch.tensor([0, b], device=z0.device)
+    both = Embeddings(views, views, Candidates(views.flatten(0, 1), own), (0, 1), (0, 1))
+    return InfoNCE(temperature, margin or NoMargin(), soft_targets or OneHot(), denominator or Full())(both, 0.0)
 
 
 @dataclass(frozen=True)
 class InfoNCE:
     """InfoNCE as a term: every online view against every target view of another kind, with the method's negatives.
 
-    The mean over pairs of views and over pictures. With `InBatch` and a shared network it is NT-Xent; with `Queue`, MoCo's loss.
+    directions: the mean over pairs of an online and a target view, or their sum, as published learning rates presume; always the
+    mean over pictures. same_view: also pairs of one view (ReLICv2). With `InBatch` and a shared network it is NT-Xent; with
+    `Queue`, MoCo's loss; `margin`, `soft_targets` and `denominator` combine as they like.
     """
 
     temperature: float | Schedule = 0.2
+    margin: NoMargin | EqCo = NoMargin()
+    soft_targets: OneHot | UniformSmoothing | NearestSmoothing = OneHot()
+    denominator: Full | Decoupled | Debiased = Full()
+    directions: Literal["mean", "sum"] = "mean"
+    same_view: bool = False
 
     def __post_init__(self) -> None:
-        if not all(resolve(self.temperature, p) > 0 for p in (0.0, 1.0)):
-            raise ValueError(f"temperature is {self.temperature}; wanted numbers above 0")
+        check_temperature(self.temperature)
+        if self.directions not in ("mean", "sum"):
+            raise ValueError(f"directions is {self.directions!r}; wanted mean or sum")
+
+    def head(self, progress: float) -> Head:
+        """What makes a loss of each query's sums: log Z - sum_j t_j z_j, summed over its positives."""
+        temperature, amount = resolve(self.temperature, progress), resolve(self.soft_targets.amount, progress)
+
+        def head(positives: Tensor, log_sum: Tensor, soft_sum: Tensor | None, count: int | Tensor) -> Tensor:
+            shift = self.margin.shift(count)
+            log_count = log_of(count) + shift
+            losses = []
+            for positive in positives.unbind(1):
+                log_z = self.denominator.log(positive, log_sum + shift, log_count, temperature)
+                if soft_sum is None:
+                    losses.append(log_z - positive)
+                else:
+                    losses.append(log_z - (1.0 - amount) * positive - amount * (soft_sum + shift))
+            return torch.stack(losses).sum(0)
+
+        return head
+
+    def soft(self, progress: float) -> SoftTargets | None:
+        """The soft targets where they have an amount at `progress`, None where all lies on the positive."""
+        return self.soft_targets if resolve(self.soft_targets.amount, progress) > 0.0 else None
 
     def __call__(self, embeddings: Embeddings, progress: float) -> Tensor:
         """The loss, a scalar."""
-        if embeddings.bank is None:
-            raise ValueError("InfoNCE has no negatives; wanted negatives=InBatch() or Queue(size) in the method")
-        temperature = resolve(self.temperature, progress)
-        losses = []
-        with _exact(embeddings.online.device):
-            online, target = _unit(embeddings.online), _unit(embeddings.target)  # [V, B, D], [L, B, D]
-            bank = _unit(embeddings.bank).to(online.dtype)  # [M, D]
-            logits = {v: online[v] @ bank.T / temperature for v in {v for v, _ in embeddings.pairs()}}  # [B, M] each
-            for v, other in embeddings.pairs():
-                positive = (online[v] * target[other]).sum(1) / temperature  # [B]
-                losses.append(_cross_entropy(positive, logits[v], embeddings.is_negative).mean())
-        return torch.stack(losses).mean()
+        candidates = embeddings.candidates
+        if candidates is None:
+            raise ValueError("InfoNCE has no negatives; wanted negatives=InBatch(), Queue(size) or Fixed(...) in the method")
+        pairs = embeddings.pairs(self.same_view)
+        temperature, head, soft = resolve(self.temperature, progress), self.head(progress), self.soft(progress)
+        with exact(embeddings.online.device):
+            online, target = unit(embeddings.online), unit(embeddings.target)  # [V, B, D], [L, B, D]
+            bank = replace(candidates, embeddings=unit(candidates.embeddings).to(online.dtype))
+            one_bank = bank.embeddings.dim() == 2
+            # pairs of one query and one bank look at it together, each with its own positive
+            groups: dict[tuple[int, int], list[int]] = {}
+            for v, other in pairs:
+                groups.setdefault((v, 0 if one_bank else other), []).append(other)
+            total = (
+                torch.stack(
+                    [
+                        contrast(
+                            online[v],
+                            torch.stack([(online[v] * target[other]).sum(1) for other in others], 1) / temperature,  # [B, P]
+                            bank.of(others[0]),
+                            head,
+                            temperature=temperature,
+                            own=bank.own,
+                            is_negative=bank.is_negative,
+                            soft=soft,
+                        )
+                        for (v, _), others in groups.items()
+                    ]
+                ).sum()
+                / online.shape[1]
+            )
+        return total / len(pairs) if self.directions == "mean" else total

@@ -1,53 +1,102 @@
 """Negatives as values: which other embeddings a query is pushed away from.
 
-Each one has the same pair: init(...) -> state, draw(state, target, key) -> (bank [M, D], is_negative [B, M], state). The state is
-a dict of tensors and travels in the checkpoint. Legend: L target views, B images, D dimensions, M bank entries.
+Each one has the same triple: init(seed, dimensions, device, cut) -> state; images(state) -> pictures that the networks shall embed
+along with the batch, or None; draw(state, seen, key) -> (candidates or None, state). The state is a dict of tensors and travels in
+the checkpoint. What is drawn is a function of key = (seed, step), so all processes draw alike without a word.
+
+Legend: L target views, B images of the whole batch, D dimensions, M bank entries, K negatives per query, C channels, S side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallview.seeds import derive
+from smallview.records import Candidates, Embedded
+from smallview.seeds import derive, generator
 
 State = dict[str, Tensor]
 Key = tuple[int, int]
-Drawn = tuple[Tensor | None, Tensor | None, State]
+Drawn = tuple[Candidates | None, State]
+# (positions of pictures in the data, patches of each, part of their area) -> normalised patches [M, C, S, S]
+Cut = Callable[[tuple[int, ...], int, tuple[float, float]], Tensor]
 
 
 @dataclass(frozen=True)
 class NoNegatives:
     """No other embeddings at all (BYOL, SimSiam)."""
 
-    def init(self, seed: int, dimensions: int, device: torch.device) -> State:
+    def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
         """Nothing to remember."""
         return {}
 
-    def draw(self, state: State, target: Tensor, key: Key) -> Drawn:
-        """No bank."""
-        return None, None, state
+    def images(self, state: State) -> Tensor | None:
+        """None."""
+        return None
+
+    def draw(self, state: State, seen: Embedded, key: Key) -> Drawn:
+        """No candidates."""
+        return None, state
 
 
 @dataclass(frozen=True)
 class InBatch:
-    """The other pictures of the batch, in every target view: with two views 2B - 2 negatives per query (SimCLR).
+    """The other pictures of the batch, from all processes.
 
-    Source: Chen et al., 2020, eq. 1.
+    views: "all" target views of them, with two views 2B - 2 negatives per query (SimCLR); or only the target view that the
+    "positive" comes from, B - 1 (MoCo v3, SiMo, ReLIC). per_query: how many of these are kept, by one permutation per step that all
+    queries and processes share; it numbers each query's list with the query's own picture left out. None, or more than there are:
+    all.
+
+    Source: Chen et al., 2020, eq. 1; Zhu et al., 2020 (SiMo).
+
+    Raises:
+        ValueError: per_query under 1, or other views.
     """
 
-    def init(self, seed: int, dimensions: int, device: torch.device) -> State:
+    views: Literal["all", "positive"] = "all"
+    per_query: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.views not in ("all", "positive"):
+            raise ValueError(f"views is {self.views!r}; wanted all or positive")
+        if self.per_query is not None and self.per_query < 1:
+            raise ValueError(f"per_query is {self.per_query}; wanted 1 or more negatives, or none for all there are")
+
+    def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
         """Nothing to remember."""
         return {}
 
-    def draw(self, state: State, target: Tensor, key: Key) -> Drawn:
+    def images(self, state: State) -> Tensor | None:
+        """None."""
+        return None
+
+    def draw(self, state: State, seen: Embedded, key: Key) -> Drawn:
         """The target embeddings themselves, gradient and all; a picture is never its own negative."""
-        views, b, d = target.shape
-        other = ~torch.eye(b, dtype=torch.bool, device=target.device)
-        return target.reshape(views * b, d), other.repeat(1, views), state
+        views, b, _ = seen.target.shape
+        device = seen.target.device
+        row = torch.arange(b, device=device)[:, None]  # [B, 1]
+        per_view = 1 if self.views == "positive" else views
+        bank = seen.target if self.views == "positive" else seen.target.flatten(0, 1)  # [L, B, D] or [L * B, D]
+        own = row + b * torch.arange(per_view, device=device)  # [B, 1 or L]
+        total = per_view * (b - 1)
+        if self.per_query is None or self.per_query >= total:
+            return Candidates(bank, own), state
+        order = generator(key[0], "negatives", key[1]).permutation(total)
+        kept = torch.from_numpy(order[: self.per_query]).to(device)  # [K]
+        view, place = kept // (b - 1), (kept % (b - 1))[None, :]  # places in a list that lacks the query's own picture
+        picture = place + (place >= row)  # [B, K]
+        columns = view[None, :] * b + picture
+        # at most two columns per place are anyone's negative: the others need not be looked at
+        used = torch.unique(torch.cat([columns[0], columns[-1]]))
+        is_negative = torch.zeros(b, len(used), dtype=torch.bool, device=device)
+        is_negative.scatter_(1, torch.searchsorted(used, columns), True)
+        return Candidates(bank[..., used, :], None, is_negative, picture if self.views == "positive" else None), state
 
 
 @dataclass(frozen=True)
@@ -66,21 +115,68 @@ class Queue:
         if not 1 <= self.size <= 2**22:
             raise ValueError(f"size is {self.size}; wanted 1 to {2**22} embeddings")
 
-    def init(self, seed: int, dimensions: int, device: torch.device) -> State:
+    def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
         """Keys float [size, D]: random unit vectors; position int64: where the next one goes."""
         source = torch.Generator().manual_seed(derive(seed, "queue"))
         keys = F.normalize(torch.randn(self.size, dimensions, generator=source), dim=1)
         return {"keys": keys.to(device), "position": torch.zeros((), dtype=torch.int64)}
 
-    def draw(self, state: State, target: Tensor, key: Key) -> Drawn:
-        """The queue as it is, and the state after the new embeddings [L * B, D] came in."""
+    def images(self, state: State) -> Tensor | None:
+        """None."""
+        return None
+
+    def draw(self, state: State, seen: Embedded, key: Key) -> Drawn:
+        """The queue as it is, and the state after the new embeddings, all of one target view after the other, came in."""
         keys, position = state["keys"], int(state["position"])
-        new = F.normalize(target.detach().flatten(0, 1).float(), dim=1)[-self.size :]
+        new = F.normalize(seen.target.detach().flatten(0, 1).to(keys.dtype), dim=1)[-self.size :]
         places = (position + torch.arange(len(new))) % self.size
         # a copy: the bank in hand is needed again in the backward pass
         after = keys.index_copy(0, places.to(keys.device), new)
-        everything = torch.ones(target.shape[1], self.size, dtype=torch.bool, device=keys.device)
-        return keys, everything, {"keys": after, "position": torch.tensor((position + len(new)) % self.size)}
+        return Candidates(keys), {"keys": after, "position": torch.tensor((position + len(new)) % self.size)}
 
 
-Negatives = InBatch | Queue | NoNegatives
+@dataclass(frozen=True)
+class Fixed:
+    """A few fixed pictures are the negatives of every query, embedded anew at each step by the same networks.
+
+    pictures: their positions in the data. patches: how many patches are cut from each, once, at the start of the run. scale: part
+    of the picture's area that a patch covers. The default, one patch of one picture, is the extreme case of Bordes et al.
+
+    Source: Bordes et al., 2023; how the authors cut their patch is not known.
+
+    Raises:
+        ValueError: no picture, a position under 0, no patch, or a scale outside (0, 1].
+    """
+
+    pictures: tuple[int, ...] = (0,)
+    patches: int = 1
+    scale: tuple[float, float] = (0.1, 0.1)
+
+    def __post_init__(self) -> None:
+        if not self.pictures or min(self.pictures) < 0:
+            raise ValueError(f"pictures is {self.pictures}; wanted one or more positions in the data, counted from 0")
+        if self.patches < 1:
+            raise ValueError(f"patches is {self.patches}; wanted 1 or more")
+        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
+            raise ValueError(f"scale is {self.scale}; wanted (smallest, largest) part of the area, within 0 to 1")
+
+    def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
+        """Images float [M, C, S, S]: the patches."""
+        if cut is None:
+            raise ValueError("Fixed negatives need a way to the pictures; wanted `cut` in init(seed, dimensions, device, cut)")
+        return {"images": cut(self.pictures, self.patches, self.scale).to(device)}
+
+    def images(self, state: State) -> Tensor | None:
+        """The patches [M, C, S, S]."""
+        return state["images"]
+
+    def draw(self, state: State, seen: Embedded, key: Key) -> Drawn:
+        """Their embeddings [M, D]."""
+        if seen.fixed is None:
+            raise ValueError(
+                "the fixed pictures were not embedded; wanted networks(views, images) with negatives.images(state)"
+            )
+        return Candidates(seen.fixed), state
+
+
+Negatives = InBatch | Queue | Fixed | NoNegatives

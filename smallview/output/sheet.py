@@ -23,17 +23,27 @@ PAPER = 255
 
 
 def view_grid(
-    pictures: Pictures, views: Sequence[View], size: int, *, seed: int = 0, rows: int = 8, repeats: int = 4
+    pictures: Pictures,
+    views: Sequence[View],
+    size: int,
+    *,
+    seed: int = 0,
+    rows: int = 8,
+    repeats: int = 4,
+    masked: Pictures | None = None,
 ) -> tuple[list[list[npt.NDArray[np.uint8]]], list[str]]:
-    """(rows of uint8 pictures [S, S, C], column titles): each picture's centre, then its views in `repeats` epochs."""
+    """(rows of uint8 pictures [S, S, C], column titles): each picture's centre, then its views in `repeats` epochs.
+
+    Views that change their size are shown from first to last. masked: the pictures without background.
+    """
     chosen = np.sort(generator(seed, "sheet").permutation(len(pictures))[:rows])
     zeros, ones = [0.0] * pictures.channels, [1.0] * pictures.channels
-    maker = ViewMaker(pictures, views, size, zeros, ones, seed)
+    maker = ViewMaker(pictures, views, size, zeros, ones, seed, masked=masked)
     boxes = centre(pictures.heights[chosen], pictures.widths[chosen], 1.0)
     columns = [maker.crop(chosen, boxes, np.zeros(len(chosen), np.bool_), size)]
     titles = ["picture"]
     for epoch in range(repeats):
-        for v, made in enumerate(maker(Batch(chosen, epoch, epoch))):
+        for v, made in enumerate(maker(Batch(chosen, epoch, epoch, epoch / max(1, repeats - 1)))):
             columns.append(made.images)
             seen = "" if made.seen_by == "both" else f" {made.seen_by}"
             titles.append(f"view {v + 1}{seen}")

@@ -89,6 +89,7 @@ def train_step(
     progress: float,
     lr: float,
     seed: int,
+    total_steps: int = 1,
     precision: Precision,
     device: torch.device,
     look: bool = True,
@@ -100,7 +101,7 @@ def train_step(
     torch.manual_seed(derive(seed, "step", state.step))  # for layers that draw, such as dropout
     views = tuple(ViewBatch(v.images.contiguous(memory_format=precision.memory_format), v.seen_by) for v in views)
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     buffers = list(state.networks.buffers())
     kept = [buffer.clone() for buffer in buffers]  # one NaN in a running average would stay there for good
     with precision.autocast(device):
@@ -109,7 +110,7 @@ def train_step(
     finite = bool(torch.isfinite(loss)) and gradients_finite(state.networks.parameters())
     if finite:
         state.optimizer.step()
-        state.networks.follow(progress)
+        state.networks.follow(progress, total_steps)
         state.bank = bank
     else:
         with torch.no_grad():
@@ -146,7 +147,16 @@ def train(
         rate = resolve(lr, progress)
         look = state.step % look_every == 0
         loss, losses, spread, finite = train_step(
-            state, method, views, progress=progress, lr=rate, seed=seed, precision=precision, device=device, look=look
+            state,
+            method,
+            views,
+            progress=progress,
+            lr=rate,
+            seed=seed,
+            total_steps=total_steps,
+            precision=precision,
+            device=device,
+            look=look,
         )
         state.skipped = 0 if finite else state.skipped + 1
         state.step += 1

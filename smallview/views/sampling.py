@@ -22,11 +22,13 @@ Floats = npt.NDArray[np.float64]
 class ViewParameters:
     """Everything that was drawn for one view of B pictures: replaying it gives the view again.
 
-    box float64 [B, 4]: top, left, height, width in source pixels. flip, grayscale, solarize bool [B]. brightness, contrast,
-    saturation float64 [B]: factors, 1 is neutral. hue float64 [B]: turns. blur_sigma float64 [B]: pixels of the
-    view, 0 is none. noise_key uint64 [B].
+    size: the view's side in pixels. masked bool [B]: cut from the copy without background. box float64 [B, 4]: top, left, height,
+    width in source pixels. flip, grayscale, solarize bool [B]. brightness, contrast, saturation float64 [B]: factors, 1 is
+    neutral. hue float64 [B]: turns. blur_sigma float64 [B]: pixels of the view, 0 is none. noise_key uint64 [B].
     """
 
+    size: int
+    masked: npt.NDArray[np.bool_]
     box: Floats
     flip: npt.NDArray[np.bool_]
     brightness: Floats
@@ -92,6 +94,8 @@ def draw(
     jitter = u("jitter")[:, 0] < view.jitter
     sigma = (view.blur_sigma[0] + (view.blur_sigma[1] - view.blur_sigma[0]) * u("sigma")[:, 0]) * size / 224
     return ViewParameters(
+        size=size,
+        masked=u("mask")[:, 0] < view.mask_background,
         box=draw_boxes(view, np.asarray(heights, np.float64), np.asarray(widths, np.float64), u("crop", 2 * ATTEMPTS + 2)),
         flip=u("flip")[:, 0] < view.flip,
         brightness=factor("brightness", view.brightness),

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smallview.records import SeenBy
+from smallview.schedules import Schedule, resolve
+
+# Where a size that changes is looked at before the training begins.
+SPAN = tuple(i / 100 for i in range(101))
 
 
 @dataclass(frozen=True)
 class View:
     """One disturbed crop of a picture. Every field is neutral at 0 except the crop's scale and ratio.
 
-    size: side in pixels, None for the size of the run. scale: part of the picture's area that the crop covers. ratio: width
-    over height. jitter, grayscale, blur, solarize, flip: probabilities. brightness, contrast, saturation: factors are drawn
-    from [1 - x, 1 + x], never under 0; hue: turns of the colour circle from [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the
-    size, so that a 32-pixel view is hardly blurred. noise: standard deviation on pixels in [0, 1].
+    size: side in pixels; up to 1, a part of the run's size; or a schedule of one of both; None is the run's size. scale: part of
+    the picture's area that the crop covers. ratio: width over height. jitter, grayscale, blur, solarize, flip: probabilities.
+    brightness, contrast, saturation: factors are drawn from [1 - x, 1 + x], never under 0; hue: turns of the colour circle from
+    [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the size, so that a 32-pixel view is hardly blurred. noise: standard
+    deviation on pixels in [0, 1]. mask_background: probability that the view is cut from the picture's copy with gray background.
 
-    Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area.
+    Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area; sizes that grow:
+    FFCV-SSL (Bordes et al., 2023); masked backgrounds: ReLICv2 (Tomasev et al., 2022).
 
     Raises:
         ValueError: a number outside its range, named.
@@ -26,7 +32,7 @@ class View:
         0.0
     """
 
-    size: int | None = None
+    size: int | float | Schedule | None = None
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
@@ -41,12 +47,13 @@ class View:
     solarize: float = 0.0
     solarize_threshold: float = 0.5
     noise: float = 0.0
+    mask_background: float = 0.0
     seen_by: SeenBy = "both"
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 4 <= self.size <= 1024:
-            raise ValueError(f"size is {self.size}; wanted 4 to 1024 pixels")
-        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "solarize_threshold"):
+        if self.size is not None:
+            _check_size(self.size)
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "solarize_threshold", "mask_background"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted a number from 0 to 1")
         for name in ("brightness", "contrast", "saturation", "noise"):
@@ -62,3 +69,38 @@ class View:
             raise ValueError(f"blur_sigma is {self.blur_sigma}; wanted (smallest, largest), within 0 to 50")
         if self.seen_by not in ("both", "online", "target"):
             raise ValueError(f"seen_by is {self.seen_by!r}; wanted both, online or target")
+
+
+def _check_size(size: int | float | Schedule) -> None:
+    """Every size on the way is a part of the run's, or every size is in pixels.
+
+    Raises:
+        ValueError: another number, or both kinds in one schedule.
+    """
+    wanted = "wanted 4 to 1024 pixels, or a part of the run's size, above 0 and at most 1"
+    sizes = {progress: resolve(size, progress) for progress in SPAN}
+    for progress, side in sizes.items():
+        if not (0.0 < side <= 1.0 or 4 <= side <= 1024):
+            at = "" if isinstance(size, (int, float)) else f" at progress {progress:g}"
+            raise ValueError(f"size is {side:g}{at}; {wanted}")
+    if len({side <= 1.0 for side in sizes.values()}) > 1:
+        raise ValueError(f"size is {sizes[0.0]:g} at first and {sizes[1.0]:g} at last; {wanted}, and one kind all the way")
+
+
+def pixels(size: int | float | Schedule | None, run_size: int, progress: float) -> int:
+    """The side of a view in pixels, at `progress` in [0, 1] of a run with views of `run_size` pixels.
+
+    Parts and changing sizes are rounded to even numbers of at least 4, which networks that halve their maps like, and of which there
+    are few enough to plan convolutions for. The whole of the run's size is the run's size.
+
+    Example:
+        >>> from smallview.schedules import Ramp
+        >>> pixels(None, 64, 0.0), pixels(96, 64, 0.0), pixels(0.5, 64, 0.0), pixels(Ramp(0.5, 1.0, until=0.6), 64, 0.3)
+        (64, 96, 32, 48)
+    """
+    if size is None:
+        return run_size
+    side = resolve(size, progress)
+    if side == 1:
+        return run_size
+    return size if isinstance(size, int) else max(4, 2 * round((side * run_size if side < 1.0 else side) / 2))

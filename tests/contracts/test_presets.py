@@ -16,7 +16,7 @@ from smallview.joint_embedding import Method, Term, compute_loss
 from smallview.networks.encoders import build_encoder
 from smallview.networks.heads import Heads
 from smallview.networks.online_target import Momentum, Networks, Shared
-from smallview.objectives import InBatch, InfoNCE, NoNegatives
+from smallview.objectives import Fixed, InBatch, InfoNCE, NoNegatives
 from smallview.optimizers import AdamW, parameter_groups
 from smallview.presets import PRESETS, Preset, method, methods, preset
 from smallview.records import ViewBatch
@@ -24,9 +24,9 @@ from smallview.settings import from_tables, override, to_tables, to_toml
 from smallview.training.loop import TrainState, train_step
 from smallview.training.precision import Precision
 from smallview.views import sampling
-from smallview.views.view import View
+from smallview.views.view import View, pixels
 
-B, SIZE, CPU = 6, 16, torch.device("cpu")
+B, SIZE, CPU = 24, 16, torch.device("cpu")
 
 
 class Tiny(nn.Module):
@@ -34,7 +34,7 @@ class Tiny(nn.Module):
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3))
+        self.body = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.body(images).mean((2, 3))
@@ -71,19 +71,27 @@ def begin(chosen: Preset, encoder: str = "own module", channels: int = 3) -> Tra
     net, features = ENCODERS[encoder](channels)
     torch.manual_seed(1)
     networks = Networks(net, features, chosen.method.heads, chosen.method.target).train()
-    bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, CPU)
+
+    def cut(pictures: tuple[int, ...], patches: int, scale: tuple[float, float]) -> Tensor:
+        source = torch.Generator().manual_seed(7)
+        return torch.randn(len(pictures) * patches, channels, SIZE, SIZE, generator=source)
+
+    bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, CPU, cut)
     return TrainState(networks, chosen.optimizer.build(networks, CPU), bank)
 
 
 def views_of(chosen: Preset, step: int = 0, channels: int = 3) -> tuple[ViewBatch, ...]:
     source = torch.Generator().manual_seed(step)
     return tuple(
-        ViewBatch(torch.randn(B, channels, view.size or SIZE, view.size or SIZE, generator=source), view.seen_by)
+        ViewBatch(torch.randn(B, channels, side, side, generator=source), view.seen_by)
         for view in chosen.method.views
+        for side in [pixels(view.size, SIZE, step / 8)]
     )
 
 
-def go(state: TrainState, chosen: Preset, steps: int, channels: int = 3, dtype: str = "float32") -> list[float]:
+def go(
+    state: TrainState, chosen: Preset, steps: int, channels: int = 3, dtype: str = "float32", lr: float = 0.05
+) -> list[float]:
     losses = []
     for _ in range(steps):
         loss, _, _, finite = train_step(
@@ -91,7 +99,7 @@ def go(state: TrainState, chosen: Preset, steps: int, channels: int = 3, dtype: 
             chosen.method,
             views_of(chosen, state.step, channels),
             progress=state.step / 8,
-            lr=0.05,
+            lr=lr,
             seed=0,
             precision=Precision("channels_first", dtype, ""),
             device=CPU,
@@ -135,7 +143,8 @@ def test_a_step_changes_what_it_should(chosen: Preset) -> None:
     go(state, chosen, 2)
     after = copies(state)
     assert all(not torch.equal(before[n], after[n]) for n in before if n.startswith("networks.online") and "weight" in n)
-    assert all(not torch.equal(before[n], after[n]) for n in before if n.startswith("bank."))
+    stays = isinstance(chosen.method.negatives, Fixed)
+    assert all(torch.equal(before[n], after[n]) == stays for n in before if n.startswith("bank."))
     if state.networks.target is not None:
         moved = [n for n in before if n.startswith("networks.target") and "weight" in n]
         assert moved and all(not torch.equal(before[n], after[n]) for n in moved)
@@ -171,7 +180,7 @@ def test_a_fresh_state_that_loads_the_tensors_goes_on_with_the_same_bits(chosen:
 
 def test_bfloat16_autocast_is_survived_and_stays_near(chosen: Preset) -> None:
     exact, half = begin(chosen), begin(chosen)
-    wanted, got = go(exact, chosen, 3), go(half, chosen, 3, dtype="bfloat16")
+    wanted, got = go(exact, chosen, 3, lr=1e-3), go(half, chosen, 3, dtype="bfloat16", lr=1e-3)
     assert got == pytest.approx(wanted, rel=0.1, abs=0.1)
     assert all(v.dtype in (torch.float32, torch.int64) for v in half.tensors().values())
 
@@ -184,7 +193,7 @@ def test_pictures_of_other_channels(chosen: Preset, encoder: str, channels: int)
 
 def test_every_view_can_be_drawn(chosen: Preset) -> None:
     for v, view in enumerate(chosen.method.views):
-        drawn = sampling.draw(view, v, view.size or SIZE, [20] * B, [30] * B, np.arange(B), 0, 0)
+        drawn = sampling.draw(view, v, pixels(view.size, SIZE, 0.5), [20] * B, [30] * B, np.arange(B), 0, 0)
         assert drawn.box.shape == (B, 4) and bool(np.isfinite(drawn.box).all())
 
 
@@ -207,7 +216,7 @@ def test_uncertain_fields_exist(chosen: Preset) -> None:
 
 def test_a_preset_says_where_it_comes_from(chosen: Preset) -> None:
     assert chosen.source and chosen.status in ("published", "adapted", "reconstructed")
-    assert bool(chosen.uncertain) == (chosen.status != "published")
+    assert chosen.uncertain or chosen.status == "published"
 
 
 def test_names() -> None:
@@ -258,7 +267,7 @@ CONTRAST = {"contrastive": Term(1.0, InfoNCE())}
         ({"views": (View(),)}, "at least two views"),
         ({"views": (View(seen_by="online"), View(seen_by="online"))}, "no pair"),
         ({"objective": {}}, "no term"),
-        ({"negatives": NoNegatives()}, "there are no negatives"),
+        ({"negatives": NoNegatives()}, "there are none"),
     ],
 )
 def test_contradicting_choices_are_refused(fields: dict[str, object], words: str) -> None:

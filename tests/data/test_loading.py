@@ -43,6 +43,13 @@ def test_batches_are_the_same_from_any_start(n: int, data: st.DataObject) -> Non
         assert len(set(served)) == per_epoch * size
 
 
+def test_progress_is_the_part_of_all_steps_that_is_done() -> None:
+    assert [batch.progress for batch in batches(10, 4, 0, 3, 6, total_steps=8)] == [3 / 8, 4 / 8, 5 / 8]
+    assert [batch.progress for batch in batches(10, 4, 0, 3, 6)] == [0.0] * 3
+    with pytest.raises(UsageError, match="steps to 6 of 5 in all"):
+        batches(10, 4, 0, 3, 6, total_steps=5)
+
+
 def test_a_batch_that_cannot_be_filled_is_refused_at_once() -> None:
     with pytest.raises(UsageError, match="batch size 11 with 10 pictures; wanted 1 to 10"):
         batches(10, 11, 0, 0, 5)

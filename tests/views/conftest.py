@@ -62,6 +62,7 @@ def neutral() -> Callable[..., ViewParameters]:
     def make(b: int, **changed: Any) -> ViewParameters:
         one, no = np.ones(b), np.zeros(b, bool)
         fields: dict[str, Any] = {
+            "masked": no,
             "box": np.tile([0.0, 0.0, 8.0, 8.0], (b, 1)),
             "flip": no,
             "brightness": one,
@@ -73,6 +74,7 @@ def neutral() -> Callable[..., ViewParameters]:
             "solarize": no,
             "noise_key": np.arange(b, dtype=np.uint64),
         }
+        fields["size"] = int(changed.pop("size", 8))
         for name, value in changed.items():
             fields[name] = np.broadcast_to(np.asarray(value), fields[name].shape).astype(fields[name].dtype)
         return ViewParameters(**fields)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
+from smallview.schedules import Constant, Cosine, Ramp, Schedule, Steps
 from smallview.views.sampling import ATTEMPTS, centre, draw, draw_boxes
-from smallview.views.view import View
+from smallview.views.view import SPAN, View, pixels
 
 N = 20_000
 
@@ -92,7 +93,8 @@ def test_whole_square_picture_when_scale_and_ratio_are_one() -> None:
 
 def same(a: object, b: object, rows: object = slice(None)) -> None:
     for f in fields(a):
-        np.testing.assert_array_equal(getattr(a, f.name)[rows], getattr(b, f.name), err_msg=f.name)
+        value = getattr(a, f.name)
+        np.testing.assert_array_equal(value if f.name == "size" else value[rows], getattr(b, f.name), err_msg=f.name)
 
 
 def test_parameters_belong_to_the_picture_not_to_the_batch() -> None:
@@ -108,22 +110,26 @@ def test_parameters_belong_to_the_picture_not_to_the_batch() -> None:
 def test_every_key_matters_and_gives_independent_draws(change: dict[str, int]) -> None:
     def take(seed: int = 0, epoch: int = 0, which: int = 0, shift: int = 0) -> np.ndarray:
         n = 4000
-        p = draw(View(jitter=1.0), which, 32, np.full(n, 50), np.full(n, 50), np.arange(n) + shift, seed, epoch)
-        return np.stack([p.box[:, 2], p.box[:, 0], p.brightness, p.contrast, p.saturation, p.hue, p.flip * 1.0])
+        p = draw(
+            View(jitter=1.0, mask_background=0.5), which, 32, np.full(n, 50), np.full(n, 50), np.arange(n) + shift, seed, epoch
+        )
+        return np.stack([p.box[:, 2], p.box[:, 0], p.brightness, p.contrast, p.saturation, p.hue, p.flip * 1.0, p.masked * 1.0])
 
     both = np.corrcoef(np.concatenate([take(), take(**change)]))
-    assert np.abs(both[:7, 7:]).max() < 5.5 / math.sqrt(4000)
-    between_ops = both[2:7, 2:7] - np.eye(5)
+    assert np.abs(both[:8, 8:]).max() < 5.5 / math.sqrt(4000)
+    between_ops = both[2:8, 2:8] - np.eye(6)
     assert np.abs(between_ops).max() < 5.5 / math.sqrt(4000)
 
 
 def test_probabilities_and_factors() -> None:
     view = View(flip=0.3, jitter=0.6, grayscale=0.15, blur=0.4, solarize=0.25, hue=0.2, contrast=0.5, brightness=2.0)
+    view = replace(view, mask_background=0.1)
     p = draw(view, 0, 112, np.full(N, 50), np.full(N, 50), np.arange(N), 0, 0)
     for name, drawn, part in (
         ("flip", p.flip, 0.3),
         ("grayscale", p.grayscale, 0.15),
         ("solarize", p.solarize, 0.25),
+        ("mask_background", p.masked, 0.1),
         ("blur", p.blur_sigma > 0, 0.4),
         ("jitter", p.contrast != 1.0, 0.6),
     ):
@@ -140,7 +146,7 @@ def test_probabilities_and_factors() -> None:
 def test_neutral_view_draws_nothing() -> None:
     view = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
     p = draw(view, 0, 32, np.full(200, 9), np.full(200, 9), np.arange(200), 0, 0)
-    assert not (p.flip.any() or p.grayscale.any() or p.solarize.any() or p.blur_sigma.any() or p.hue.any())
+    assert not (p.masked.any() or p.flip.any() or p.grayscale.any() or p.solarize.any() or p.blur_sigma.any() or p.hue.any())
     assert (p.brightness == 1).all() and (p.contrast == 1).all() and (p.saturation == 1).all()
 
 
@@ -154,6 +160,16 @@ def test_centre() -> None:
     [
         {"size": 2},
         {"size": 5000},
+        {"size": 0},
+        {"size": -0.5},
+        {"size": 1.5},
+        {"size": float("nan")},
+        {"size": Constant(2.0)},
+        {"size": Ramp(0.0, 1.0)},
+        {"size": Ramp(0.5, 64.0)},
+        {"size": Steps((0.5, 64.0, 1.0), (0.3, 0.6))},
+        {"size": Steps((16.0, 2000.0, 32.0), (0.3, 0.6))},
+        {"mask_background": 1.1},
         {"flip": 1.5},
         {"jitter": -0.1},
         {"hue": 0.6},
@@ -169,3 +185,51 @@ def test_centre() -> None:
 def test_refused_numbers_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         View(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "progress", "wanted"),
+    [
+        (None, 0.5, 33),
+        (7, 0.5, 7),
+        (7.0, 0.5, 8),
+        (96.9, 0.5, 96),
+        (0.5, 0.5, 16),
+        (0.01, 0.5, 4),
+        (1, 0.5, 33),
+        (1.0, 0.5, 33),
+        (0.999, 0.5, 32),
+        (Ramp(0.5, 1.0, until=0.6), 0.0, 16),
+        (Ramp(0.5, 1.0, until=0.6), 0.3, 24),
+        (Ramp(0.5, 1.0, until=0.6), 0.6, 33),
+        (Ramp(0.5, 1.0, until=0.6), 1.0, 33),
+        (Steps((16, 31.5), (0.5,)), 0.4, 16),
+        (Steps((16, 31.5), (0.5,)), 0.5, 32),
+        (Cosine(128.0, 32.0), 0.5, 80),
+    ],
+)
+def test_sizes_in_pixels(size: int | float | Schedule | None, progress: float, wanted: int) -> None:
+    assert View(size=size).size == size
+    side = pixels(size, 33, progress)
+    assert side == wanted and type(side) is int
+
+
+@pytest.mark.parametrize("run_size", [4, 5, 32, 97, 224])
+def test_parts_are_even_and_never_over_the_whole(run_size: int) -> None:
+    sides = [pixels(part, run_size, 0.0) for part in SPAN if part > 0.0]
+    assert sides == sorted(sides) and sides[-1] == run_size
+    assert all(side % 2 == 0 and side >= 4 for side in sides[:-1])
+    assert all(abs(side - part * run_size) <= 1 + 1e-9 or side == 4 for side, part in zip(sides, SPAN[1:], strict=True))
+
+
+def test_only_the_blur_depends_on_the_size() -> None:
+    small, large = (draw(View(blur=1.0), 0, size, [40] * 9, [60] * 9, np.arange(9), 0, 2) for size in (32, 64))
+    assert (small.size, large.size) == (32, 64)
+    np.testing.assert_allclose(2 * small.blur_sigma, large.blur_sigma)
+    same(replace(small, size=64, blur_sigma=large.blur_sigma), large)
+
+
+def test_which_are_masked_is_a_draw_of_its_own() -> None:
+    plain, masked = (draw(View(mask_background=p), 0, 32, [40] * 99, [60] * 99, np.arange(99), 0, 2) for p in (0.0, 0.5))
+    assert 0 < masked.masked.sum() < 99
+    same(replace(masked, masked=plain.masked), plain)
