@@ -141,7 +141,7 @@ def simo() -> Preset:
         base,
         method=replace(
             base.method,
-            negatives=InBatch(views="positive", per_query=16),
+            negatives=InBatch(16, views="positive"),
             objective={"contrastive": Term(1.0, InfoNCE(temperature=0.2, margin=EqCo(alpha=256)))},
         ),
         source="Zhu et al., 2020: EqCo, Equivalent Rules for Self-Supervised Contrastive Learning",
@@ -299,7 +299,7 @@ def relic_v2() -> Preset:
         method=replace(
             base.method,
             views=(*large, small, small),
-            negatives=InBatch(views="positive", per_query=10),
+            negatives=InBatch(10, views="positive"),
             objective={
                 "contrastive": Term(1.0, InfoNCE(temperature=0.2, same_view=True)),
                 "invariance": Term(1.0, RelicInvariance(temperature=0.2, same_view=True)),
@@ -460,7 +460,7 @@ def combined() -> Preset:
         views=(large, large, small, small),
         heads=Heads(MLP(hidden=(512,), out=128)),
         target=Momentum(0.99),
-        negatives=InBatch("positive", per_query=16),
+        negatives=InBatch(16, views="positive"),
         objective={"contrastive": Term(1.0, contrastive), "invariance": Term(1.0, RelicInvariance(0.2))},
     )
     return Preset(method, AdamW(lr=2e-3), "smallview: five papers in one method", "adapted", ("method", "optimizer"))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smallview.optimizers import SGD, AdamW, parameter_groups, scaled_lr
-from smallview.schedules import Constant, Cosine, WarmupCosine, resolve
+from smallview.schedules import Constant, Cosine, Delayed, Product, Ramp, Staircase, Steps, WarmupCosine, resolve
 
 
 def test_cosine_is_its_formula() -> None:
@@ -77,3 +77,33 @@ def test_rate_grows_with_the_batch() -> None:
 def test_refused_numbers(cls: type, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[0]):
         cls(**wrong)
+
+
+def test_light_mocos_rate_by_epoch() -> None:
+    # 3 epochs of warm-up over the cosine of the 97 that follow, set once per epoch
+    rate = Staircase(Product(Ramp(0.25, 1.0, until=0.03), Cosine(0.12, 0.0, begin=0.03)), stairs=100)
+    wanted = {0: 0.0299292513, 1: 0.0599370848, 2: 0.0899764006, 3: 0.12, 4: 0.1199685341, 50: 0.0629137333, 99: 0.0000314659}
+    for epoch, value in wanted.items():
+        assert rate.at(epoch / 100) == rate.at((epoch + 0.99) / 100) == pytest.approx(value, abs=6e-11)
+
+
+def test_the_other_schedules_are_what_they_say() -> None:
+    ramp = Ramp(112.0, 224.0, until=0.5)
+    assert [ramp.at(p) for p in (0.0, 0.25, 0.5, 1.0)] == [112.0, 168.0, 224.0, 224.0]
+    assert Ramp(1.0, 2.0, until=0.0).at(0.0) == 2.0
+    steps = Steps((1.0, 0.1, 0.01), (0.6, 0.8))
+    assert [steps.at(p) for p in (0.0, 0.59, 0.6, 0.79, 0.8, 1.0)] == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert Delayed(0.2, until=0.3).at(0.29) == 0.0 and Delayed(0.2, until=0.3).at(0.3) == 0.2
+    assert Product(0.5, Ramp(0.0, 1.0)).at(0.5) == 0.25
+    stairs = Staircase(Ramp(0.0, 1.0), stairs=10)
+    assert [round(stairs.at(p), 12) for p in (0.0, 0.099, 0.1, 0.3, 0.999, 1.0)] == [0.0, 0.0, 0.1, 0.3, 0.9, 0.9]
+
+
+def test_schedules_refuse_what_they_cannot_be() -> None:
+    for make, words in (
+        (lambda: Steps((1.0, 0.1), (0.5, 0.8)), "2 values with 2 places"),
+        (lambda: Steps((1.0, 0.1, 0.2), (0.8, 0.5)), "wanted them rising"),
+        (lambda: Cosine(1.0, 0.0, begin=1.0), "begin is 1.0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()

@@ -134,6 +134,7 @@ class InfoNCE:
         temperature, amount = resolve(self.temperature, progress), resolve(self.soft_targets.amount, progress)
 
         def head(positives: Tensor, log_sum: Tensor, soft_sum: Tensor | None, count: int | Tensor) -> Tensor:
+            count = count.to(log_sum.dtype) if isinstance(count, Tensor) else count
             shift = self.margin.shift(count)
             log_count = log_of(count) + shift
             losses = []

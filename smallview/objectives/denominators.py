@@ -66,5 +66,5 @@ Denominator = Full | Decoupled | Debiased
 
 
 def log_of(count: int | Tensor) -> float | Tensor:
-    """The logarithm of a count, a number or int64 [B]."""
+    """The logarithm of a count, a number or float [B]."""
     return torch.log(count) if isinstance(count, Tensor) else math.log(count)

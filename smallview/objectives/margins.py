@@ -45,7 +45,7 @@ class EqCo:
             )
 
     def shift(self, count: int | Tensor) -> float | Tensor:
-        """What is added to the logits of `count` negatives, a number or int64 [B]."""
+        """What is added to the logits of `count` negatives, a number or float [B]."""
         if isinstance(count, Tensor):
             return math.log(self.alpha) - torch.log(count)
         return math.log(self.alpha / count)

@@ -59,8 +59,8 @@ class InBatch:
         ValueError: per_query under 1, or other views.
     """
 
-    views: Literal["all", "positive"] = "all"
     per_query: int | None = None
+    views: Literal["all", "positive"] = "all"
 
     def __post_init__(self) -> None:
         if self.views not in ("all", "positive"):

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from smallview.objectives.soft_targets import SoftTargets
 
@@ -42,14 +41,15 @@ def contrast(
     soft: SoftTargets | None = None,
     chunked: bool | None = None,
 ) -> Tensor:
-    """The sum of `head` over all queries [B, D] with their positives' logits [B, P] and a bank [M, D]; a scalar.
+    """The sum of `head` over all queries [B, D] with their positives' logits [B, P] and a bank [M, D],
+    or [B, K, D] of their own; a scalar.
 
     own, is_negative, soft: as for `against`. chunked: None decides by size; both forms give the same numbers to rounding.
     """
     if chunked is None:
         kind = "cpu" if query.device.type == "cpu" else "cuda"
-        chunked = bank.dim() == 2 and len(query) * len(bank) >= CHUNKED_FROM[kind]
-    if not chunked:
+        chunked = len(query) * len(bank) >= CHUNKED_FROM[kind]
+    if not chunked or bank.dim() == 3:
         seen = against(query, bank, temperature=temperature, own=own, is_negative=is_negative, soft=soft)
         return head(positives, *seen).sum()
     count = _checked_count(len(query), len(bank), own, is_negative, soft)
@@ -176,7 +176,8 @@ class _Chunked(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # once_differentiable does not notice where the upstream is a constant
+            raise RuntimeError("the chunked form has no second derivative; wanted chunked=False for create_graph=True")
         found = (None if gradient is None else upstream * gradient for gradient in ctx.saved_tensors)
         return (*found, *(None,) * 6)

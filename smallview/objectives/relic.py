@@ -74,8 +74,8 @@ def relic(
     settings = RelicInvariance(temperature, kl, stop_gradient)
     b = len(online)
     if negatives is not None:
-        if negatives.dim() != 2 or len(negatives) != b or negatives.is_floating_point():
-            raise ValueError(f"negatives are {list(negatives.shape)} of {negatives.dtype}; wanted whole numbers [{b}, K]")
+        if negatives.dim() != 2 or len(negatives) != b or negatives.dtype != torch.int64:
+            raise ValueError(f"negatives are {list(negatives.shape)} of {negatives.dtype}; wanted int64 [{b}, K]")
         if negatives.shape[1] and not 0 <= int(negatives.min()) <= int(negatives.max()) < b:
             raise ValueError(f"negatives name rows {int(negatives.min())} to {int(negatives.max())}; wanted 0 to {b - 1}")
         if bool((negatives == torch.arange(b, device=negatives.device)[:, None]).any()):
@@ -97,7 +97,7 @@ class RelicInvariance:
     convention: "one_matrix" takes P from the rows and Q from the columns of one similarity matrix, so that small views, which have
     no target, can take part; "four_tensors" takes P from (online a, target b) and Q from (online b, target a). same_view: also pairs of
     one view, as ReLICv2 counts them. The index set is the one that
-    `InBatch("positive", per_query=...)` drew, or the whole batch.
+    `InBatch(per_query, views="positive")` drew, or the whole batch.
 
     Source: Mitrovic et al., 2020, eq. 5; Tomasev et al., 2022.
     """

@@ -118,7 +118,7 @@ def test_follow_is_the_formula(momentum: float) -> None:
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
     before = [p.clone() for p in networks.target.parameters()]
     online = [p.clone() for p in networks.online.parameters()]
-    networks.follow(0.5)
+    networks.follow(0.5, 100)
     for mine, old, theirs, now in zip(networks.target.parameters(), before, online, networks.online.parameters(), strict=True):
         torch.testing.assert_close(mine, momentum * old + (1 - momentum) * theirs)
         assert torch.equal(theirs, now)
@@ -131,16 +131,16 @@ def test_follow_resolves_its_schedule() -> None:
         networks.online.encoder.convolution.weight.add_(1.0)
     weight = networks.target.encoder.convolution.weight
     before = weight.clone()
-    networks.follow(1.0)
+    networks.follow(1.0, 100)
     assert torch.equal(weight, before)
-    networks.follow(0.0)
+    networks.follow(0.0, 100)
     torch.testing.assert_close(weight, before + 0.5)
 
 
 def test_a_shared_target_has_nothing_to_follow() -> None:
     networks = build(Shared())
     before = copy.deepcopy(networks.state_dict())
-    networks.follow(0.5)
+    networks.follow(0.5, 100)
     assert all(torch.equal(value, before[name]) for name, value in networks.state_dict().items())
 
 
@@ -156,7 +156,7 @@ def test_where_the_targets_statistics_come_from(buffers: Literal["own", "copy", 
         with torch.no_grad():
             seen = networks.target.encoder.convolution(3.0 + bright.images)
         networks([dark, ViewBatch(3.0 + bright.images, "target")])
-        networks.follow(0.0)
+        networks.follow(0.0, 100)
         own = 0.9 * own + 0.1 * seen.mean((0, 2, 3))
         average = 0.9 * average + 0.1 * theirs.running_mean
     wanted = {"own": own, "copy": theirs.running_mean, "average": average}
@@ -200,3 +200,38 @@ def test_heads_are_what_they_say(hidden: tuple[int, ...], batch_norm: bool, last
     assert len(norms) == batch_norm * len(hidden) + last_batch_norm
     assert all((m.bias is None) == batch_norm for m in linears[:-1]) and (linears[-1].bias is None) == last_batch_norm
     assert isinstance(net[-1], nn.BatchNorm1d) == last_batch_norm
+
+
+def test_the_targets_memory_is_the_same_part_of_a_shorter_training() -> None:
+    published, rule = 0.999, Momentum(0.999, reference_steps=10_000)
+    for steps in (100, 10_000, 40_000):
+        # what a weight of the beginning still counts at the end
+        assert rule.at(0.0, steps) ** steps == pytest.approx(published**10_000, rel=1e-9)
+    assert Momentum(0.999).at(0.3, 7) == 0.999
+    networks = build(Momentum(0.5, reference_steps=100))
+    with torch.no_grad():
+        for p in networks.online.parameters():
+            p.fill_(1.0)
+        assert networks.target is not None
+        for p in networks.target.parameters():
+            p.fill_(0.0)
+    networks.follow(0.5, 25)
+    assert all(torch.allclose(p, torch.full_like(p, 1.0 - 0.5**4)) for p in networks.target.parameters())
+    with pytest.raises(ValueError, match="reference_steps is 0"):
+        Momentum(0.99, reference_steps=0)
+
+
+def test_fixed_pictures_go_through_with_the_views() -> None:
+    networks = build(Shared())
+    views = (ViewBatch(torch.randn(4, 3, 12, 12)), ViewBatch(torch.randn(4, 3, 12, 12)))
+    patches = torch.randn(2, 3, 12, 12)
+    seen = networks(views, patches)
+    assert seen.fixed is not None and len(seen.fixed) == 2 and seen.fixed.requires_grad
+    together = networks.online(torch.cat([views[0].images, views[1].images, patches]))
+    torch.testing.assert_close(seen.fixed, together[8:])
+    assert networks(views).fixed is None
+    other_size = networks(views, torch.randn(2, 3, 20, 20)).fixed
+    assert other_size is not None and other_size.shape == seen.fixed.shape
+    for rule in (Momentum(), Shared(stop_gradient=True)):
+        held = build(rule)(views, patches).fixed
+        assert held is not None and not held.requires_grad
