@@ -62,7 +62,7 @@ class Judge:
             return {f.metric.split()[0]: round(f.value, 2) for f in found}
 
         def features(net: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-            a, b = (extract(net, subject.config, part.pictures, threads=2) for part in (train, test))
+            a, b = (extract(net, subject.config, part.pictures, threads=1) for part in (train, test))
             return a, b
 
         if not self.floors:
@@ -87,6 +87,7 @@ def learn(given: argparse.Namespace) -> None:
             epochs=given.views / (len(data[0]) * len(chosen.method.views)),
             seed=given.seed,
             dtype=given.dtype,
+            threads=given.threads,
             out=given.out / f"{name}-{given.views}-seed{given.seed}",
             masks=masks,
             quiet=True,
@@ -95,7 +96,7 @@ def learn(given: argparse.Namespace) -> None:
         wall = time.monotonic() - started
         cost = json.loads((run.path / "summary.json").read_text())["cost"]
         with torch.random.fork_rng(devices=[]):
-            torch.set_num_threads(2)
+            torch.set_num_threads(given.threads)
             found = judge(run.path)
         told = {"method": name, "seed": given.seed, "views": given.views, "figures": found, "floors": judge.floors}
         least = min(found[m] - max(floor[m] for floor in judge.floors.values()) for m in found)

@@ -75,7 +75,7 @@ def relic(
     b = len(online)
     if negatives is not None:
         if negatives.dim() != 2 or len(negatives) != b or negatives.dtype != torch.int64:
-            raise ValueError(f"negatives are {list(negatives.shape)} of {negatives.dtype}; wanted int64 [{b}, K]")
+            raise ValueError(f"negatives are {list(negatives.shape)} of {negatives.dtype}; wanted whole numbers [{b}, K]")
         if negatives.shape[1] and not 0 <= int(negatives.min()) <= int(negatives.max()) < b:
             raise ValueError(f"negatives name rows {int(negatives.min())} to {int(negatives.max())}; wanted 0 to {b - 1}")
         if bool((negatives == torch.arange(b, device=negatives.device)[:, None]).any()):
