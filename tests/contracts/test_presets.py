@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,9 +18,9 @@ from smallview.joint_embedding import Method, Term, compute_loss
 from smallview.networks.encoders import build_encoder
 from smallview.networks.heads import Heads
 from smallview.networks.online_target import Momentum, Networks, Shared
-from smallview.objectives import Fixed, InBatch, InfoNCE, NoNegatives
+from smallview.objectives import Fixed, InBatch, InfoNCE, NoNegatives, Queue
 from smallview.optimizers import AdamW, parameter_groups
-from smallview.presets import PRESETS, Preset, method, methods, preset
+from smallview.presets import PRESETS, Preset, encoder_passes, method, methods, preset
 from smallview.records import ViewBatch
 from smallview.settings import from_tables, override, to_tables, to_toml
 from smallview.training.loop import TrainState, train_step
@@ -286,3 +288,30 @@ def test_only_trainable_parameters_are_optimised_and_only_matrices_decay(chosen:
     if isinstance(chosen.method.target, Momentum):
         assert state.networks.target is not None
         assert not groups & set(state.networks.target.parameters())
+
+
+def test_the_cost_that_a_docstring_states_is_the_methods(chosen: Preset) -> None:
+    name = next(name for name, make in PRESETS.items() if make() == chosen)
+    stated = re.search(r"Cost ([0-9./]+)\.(?:\s|$)", " ".join((PRESETS[name].__doc__ or "").split()) + " ")
+    assert stated is not None, f"{name} does not say what it costs"
+    over = stated[1].split("/")
+    assert encoder_passes(chosen.method) == pytest.approx(float(over[0]) / float(over[-1] if len(over) > 1 else 1), rel=0.02)
+
+
+def test_no_gradient_reaches_what_stands_still(chosen: Preset) -> None:
+    state = begin(chosen)
+    loss, _, _, embeddings = compute_loss(chosen.method, state.networks, state.bank, views_of(chosen), 0.5, (0, 0))
+    held = chosen.method.target != Shared()
+    assert embeddings.target.requires_grad != held
+    if embeddings.candidates is not None:
+        assert embeddings.candidates.embeddings.requires_grad != held or isinstance(chosen.method.negatives, Queue)
+    loss.backward()
+    assert all(value.grad is None for value in state.bank.values())
+
+
+def test_the_combined_method_uses_every_idea_in_twelve_lines() -> None:
+    lines = inspect.getsource(PRESETS["combined"]).split('"""')[2].strip().splitlines()
+    assert len(lines) <= 12
+    told = to_toml(PRESETS["combined"]())
+    for idea in ("EqCo", "NearestSmoothing", "RelicInvariance", 'seen_by = "online"', "mask_background = 0.1", "Ramp"):
+        assert idea in told, idea
