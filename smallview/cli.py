@@ -343,29 +343,26 @@ def views(
         print(path)
 
 
-@app.command(help_prologue="Example: `smallview methods`")
-def methods(*, json_: Json = False) -> None:
-    """List the methods, where each comes from, and which settings are this project's own.
+@app.command(help_prologue="Example: `smallview methods simclr`")
+def methods(name: str | None = None, /, *, json_: Json = False) -> None:
+    """List the methods, or show one with every setting and its unit.
 
     Parameters
     ----------
+    name
+        The method to show; without it, all are listed.
     json_
         One JSON object on stdout.
     """
-    from smallview.presets import PRESETS, preset
+    from shutil import get_terminal_size
 
-    found = {name: preset(name) for name in sorted(PRESETS)}
-    told = {name: " ".join((PRESETS[name].__doc__ or "").split()) for name in found}
+    from smallview import explain
+
     if json_:
-        listed = [
-            {"name": n, "summary": told[n], "source": p.source, "status": p.status, "uncertain": list(p.uncertain)}
-            for n, p in found.items()
-        ]
-        print(json.dumps({"methods": listed}))
+        print(json.dumps(explain.list_json() if name is None else explain.method_json(name)))
         return
-    for name, chosen in found.items():
-        print(f"{name:10}  {told[name]}")
-        print(f"{'':10}  {chosen.source}; settings {chosen.status}, ours: {', '.join(chosen.uncertain) or 'none'}")
+    width = max(get_terminal_size().columns, 60)
+    print(explain.list_text(width) if name is None else explain.method_text(name, width), end="")
 
 
 @app.command(help_prologue="Example: `smallview demo`")

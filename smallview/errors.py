@@ -53,9 +53,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     Example:
         >>> suggest("simcrl", ["simclr", "byol"])
         '; did you mean "simclr"?'
-        >>> suggest("zzz", ["simclr", "byol"])
-        '; there are: byol, simclr'
+        >>> suggest("zzz", ["simclr", "byol"]), suggest("BYOL", ["simclr", "byol"])
+        ('; there are: byol, simclr', '; did you mean "byol"?')
     """
     names = sorted(known)
+    folded = {each.lower(): each for each in names}
     close = difflib.get_close_matches(name, names, n=1)
+    close = close or [folded[each] for each in difflib.get_close_matches(name.lower(), list(folded), n=1)]
     return f'; did you mean "{close[0]}"?' if close else f"; there are: {', '.join(names)}"

@@ -119,6 +119,8 @@ def _plain(value: Any, annotation: Any) -> Any:
     if isinstance(value, Mapping):
         inner = slot.mappings[0] if slot.mappings else Any
         return {key: _plain(item, inner) for key, item in value.items()}
+    if type(value) is int and float in slot.scalars and int not in slot.scalars:
+        return float(value)  # as it will be read back
     if isinstance(value, (str, int, float)):
         return value
     raise UsageError(f"a {type(value).__name__} cannot be written down as a setting; give it by name, or as a dataclass")
