@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 FAST := -m "not slow and not gpu"
-SOURCES := smallview tests $(wildcard benchmarks experiments)
+SOURCES := smallview tests $(wildcard benchmarks examples experiments)
 SIZE := installs about 5.5 GB (PyTorch with CUDA; works on CPU) into $(VENV)
 
 # A stamp stands for a finished installation. Where the environment's Python is gone, the stamps say nothing.
