@@ -30,9 +30,9 @@ def override(value: T, path: str, new: object) -> T:
     unknown name, a wrong type, or a value that its dataclass refuses.
 
     Example:
-        >>> from smallview.schedules import Cosine
-        >>> override(Cosine(0.99, 1.0), "start", "0.9")
-        Cosine(start=0.9, end=1.0)
+        >>> from smallview.schedules import Ramp
+        >>> override(Ramp(0.5, 1.0), "until", "0.6")
+        Ramp(start=0.5, end=1.0, until=0.6)
     """
     return cast(T, _set(value, type(value), path.split("."), 0, new))
 
@@ -56,9 +56,9 @@ def to_tables(value: object) -> dict[str, Any]:
     """A frozen value as plain tables: the fields in order, `kind` where a slot has several classes, "none" for None.
 
     Example:
-        >>> from smallview.schedules import Cosine
-        >>> to_tables(Cosine(0.99, 1.0))
-        {'start': 0.99, 'end': 1.0}
+        >>> from smallview.schedules import Ramp
+        >>> to_tables(Ramp(0.5, 1.0))
+        {'start': 0.5, 'end': 1.0, 'until': 1.0}
     """
     return cast(dict[str, Any], _plain(value, type(value)))
 
