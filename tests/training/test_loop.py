@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import DivergedError
-from smallview.networks.online_target import Networks
+from smallview.joint_embedding import Term
+from smallview.networks.online_target import Momentum, Networks
+from smallview.objectives import InfoNCE, NearestSmoothing
 from smallview.presets import preset
 from smallview.records import Batch, ViewBatch
-from smallview.schedules import WarmupCosine
+from smallview.schedules import Ramp, WarmupCosine
 from smallview.training.loop import StepReport, TrainState, train
 from smallview.training.precision import Precision
 
@@ -189,3 +192,64 @@ def test_dropout_draws_by_seed_and_step_alone() -> None:
         return [r.loss for r in run(state, 3)[1]]
 
     assert losses(1) == losses(2)
+
+
+class Heard:
+    """A schedule that notes when it was asked, once the run has begun."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.asked = value, list[float]()
+
+    def at(self, progress: float) -> float:
+        self.asked.append(progress)
+        return self.value
+
+
+def test_every_schedule_hears_the_progress_of_every_step() -> None:
+    """A momentum that is set on the wrapper and never reaches the module trains as if nothing were wrong; a known bug of a public code."""
+    momentum, temperature, amount, weight, lr = Heard(0.9), Heard(0.2), Heard(0.1), Heard(1.0), Heard(0.01)
+    chosen = preset("moco_v2").method
+    loss = InfoNCE(temperature, soft_targets=NearestSmoothing(amount, nearest=3))  # type: ignore[arg-type]
+    method = replace(chosen, target=Momentum(momentum), objective={"contrastive": Term(weight, loss)})  # type: ignore[arg-type]
+    state = begin()
+    state.networks.rule = method.target
+    everyone = (momentum, temperature, amount, weight, lr)
+    for heard in everyone:
+        heard.asked.clear()  # what the values' own checks asked
+    train(
+        state,
+        method,
+        feed(0, 4),
+        total_steps=8,
+        lr=lr,  # type: ignore[arg-type]
+        seed=0,
+        precision=PLAIN,
+        device=CPU,
+        on_step=lambda report: False,
+    )
+    for heard in everyone:
+        assert sorted(set(heard.asked)) == [0.0, 0.125, 0.25, 0.375]
+
+
+def test_the_targets_momentum_changes_as_training_goes_on() -> None:
+    state = begin()
+    state.networks.rule = Momentum(Ramp(0.0, 1.0, until=0.5), reference_steps=16)
+    assert state.networks.target is not None
+    for step in range(6):
+        before = [p.detach().clone() for p in state.networks.target.parameters()]
+        train(
+            state,
+            preset("moco_v2").method,
+            feed(step, step + 1),
+            total_steps=8,
+            lr=0.05,
+            seed=0,
+            precision=PLAIN,
+            device=CPU,
+            on_step=lambda report: False,
+        )
+        keep = min(step / 8 / 0.5, 1.0) ** 2  # 16 steps' worth in 8
+        for old, new, online in zip(
+            before, state.networks.target.parameters(), state.networks.online.parameters(), strict=True
+        ):
+            torch.testing.assert_close(new, keep * old + (1.0 - keep) * online, rtol=1e-5, atol=1e-6)
