@@ -420,12 +420,20 @@ def simclr_small_batch() -> Preset:
 def simclr_one_patch() -> Preset:
     """SimCLR whose only negative is one patch of one picture. Embedded anew at each step. Cost 2.
 
-    The abstract says that this learns useful representations; how the patch was cut is not known.
+    The abstract says that this learns useful representations; how the patch was cut is not known. One negative keeps no two pictures
+    apart: without BatchNorm behind the projector all of them meet in one point opposite the patch,
+    and at temperatures above 0.1 they come too near to each other (docs/methods.md).
     """
     base = simclr()
+    heads = Heads(projector=MLP(hidden=(512,), out=128, last_batch_norm=True))
     return replace(
         base,
-        method=replace(base.method, negatives=Fixed(pictures=(0,), patches=1)),
+        method=replace(
+            base.method,
+            heads=heads,
+            negatives=Fixed(pictures=(0,), patches=1),
+            objective={"contrastive": Term(1.0, InfoNCE(temperature=0.1))},
+        ),
         source="Bordes, Balestriero and Vincent, 2023: Towards Democratizing Joint-Embedding Self-Supervised Learning",
         status="reconstructed",
         uncertain=("optimizer", "method.heads", "method.negatives", "method.objective.contrastive.loss.temperature"),
