@@ -88,6 +88,22 @@ class Method:
                     f"the term {name} compares with negatives and there are none; wanted InBatch(), Queue(size) or Fixed(...)"
                 )
 
+    def check_batch(self, batch_size: int) -> None:
+        """Whether batches of so many pictures, over all processes, give every term the negatives that it needs.
+
+        Raises:
+            ValueError: a smoothing over more neighbours than a query has negatives.
+        """
+        count = self.negatives.count(batch_size, sum(view.seen_by != "online" for view in self.views))
+        for name, term in self.objective.items():
+            if isinstance(term.loss, InfoNCE) and term.loss.soft_targets.least > count:
+                least = term.loss.soft_targets.least
+                raise ValueError(
+                    f"the term {name} smooths over {least} nearest negatives and a query has {count}, with {batch_size:,} pictures in a "
+                    f"batch; wanted nearest to be at most that: set method.objective.{name}.loss.soft_targets.nearest={count}, "
+                    "or more negatives"
+                )
+
 
 def compute_loss(
     method: Method, networks: Networks, bank_state: State, views: Sequence[ViewBatch], progress: float, key: tuple[int, int]

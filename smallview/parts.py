@@ -64,6 +64,10 @@ def build(
     """
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
+    try:
+        config.method.check_batch(config.batch_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if isinstance(encoder, nn.Module):
         net: nn.Module = copy.deepcopy(encoder)
         described = describe(net, in_channels=pack.channels, size=config.size)

@@ -397,6 +397,20 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_smoothing_over_more_negatives_than_there_are_is_told_before_anything_runs(tmp_path: Path) -> None:
+    soft = {"method.objective.contrastive.loss.soft_targets": "NearestSmoothing(0.2, 20)"}
+    for method, more, words in (
+        ("moco_v2", {"method.negatives.size": 8}, "smooths over 20 nearest negatives and a query has 8"),
+        ("simo", {"method.negatives.per_query": 4}, "a query has 4"),
+        ("simo", {"method.negatives.per_query": "none"}, "a query has 15, with 16 pictures in a batch"),
+        ("simclr_one_patch", {}, "a query has 1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            sv.pretrain(pictures(), method, out=tmp_path / "run", **tiny(sets={**soft, **more}))
+        assert list(tmp_path.iterdir()) == []
+    sv.pretrain(pictures(), "simclr", out=tmp_path / "run", **tiny(epochs=1, sets=soft))  # 30 negatives
+
+
 def test_an_empty_folder_of_the_users_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError):

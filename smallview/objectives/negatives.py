@@ -1,8 +1,9 @@
 """Negatives as values: which other embeddings a query is pushed away from.
 
-Each one has the same triple: init(seed, dimensions, device, cut) -> state; images(state) -> pictures that the networks shall embed
-along with the batch, or None; draw(state, seen, key) -> (candidates or None, state). The state is a dict of tensors and travels in
-the checkpoint. What is drawn is a function of key = (seed, step), so all processes draw alike without a word.
+Each one has the same methods: init(seed, dimensions, device, cut) -> state; images(state) -> pictures that the networks shall embed
+along with the batch, or None; draw(state, seen, key) -> (candidates or None, state); count(batch_size, target_views) -> K. The
+state is a dict of tensors and travels in the checkpoint. What is drawn is a function of key = (seed, step), so all processes draw
+alike without a word.
 
 Legend: L target views, B images of the whole batch, D dimensions, M bank entries, K negatives per query, C channels, S side.
 """
@@ -34,6 +35,10 @@ class NoNegatives:
     def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
         """Nothing to remember."""
         return {}
+
+    def count(self, batch_size: int, target_views: int) -> int:
+        """None."""
+        return 0
 
     def images(self, state: State) -> Tensor | None:
         """None."""
@@ -71,6 +76,11 @@ class InBatch:
     def init(self, seed: int, dimensions: int, device: torch.device, cut: Cut | None = None) -> State:
         """Nothing to remember."""
         return {}
+
+    def count(self, batch_size: int, target_views: int) -> int:
+        """How many negatives a query has, in a batch of so many pictures over all processes."""
+        total = (1 if self.views == "positive" else target_views) * (batch_size - 1)
+        return total if self.per_query is None else min(total, self.per_query)
 
     def images(self, state: State) -> Tensor | None:
         """None."""
@@ -121,6 +131,10 @@ class Queue:
         keys = F.normalize(torch.randn(self.size, dimensions, generator=source), dim=1)
         return {"keys": keys.to(device), "position": torch.zeros((), dtype=torch.int64)}
 
+    def count(self, batch_size: int, target_views: int) -> int:
+        """How many negatives a query has."""
+        return self.size
+
     def images(self, state: State) -> Tensor | None:
         """None."""
         return None
@@ -165,6 +179,10 @@ class Fixed:
         if cut is None:
             raise ValueError("Fixed negatives need a way to the pictures; wanted `cut` in init(seed, dimensions, device, cut)")
         return {"images": cut(self.pictures, self.patches, self.scale).to(device)}
+
+    def count(self, batch_size: int, target_views: int) -> int:
+        """How many negatives a query has."""
+        return len(self.pictures) * self.patches
 
     def images(self, state: State) -> Tensor | None:
         """The patches [M, C, S, S]."""
