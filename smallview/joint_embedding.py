@@ -5,6 +5,7 @@ Legend: V online views, L target views, B images, D embedding dimensions, M bank
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from smallview.objectives import (
     BarlowTwins,
     CentreInvariance,
     Covariance,
+    Decoupled,
+    EqCo,
     Fixed,
     InBatch,
     InfoNCE,
@@ -31,7 +34,7 @@ from smallview.objectives import (
     Variance,
 )
 from smallview.records import Embedded, Embeddings, ViewBatch
-from smallview.schedules import Schedule, resolve
+from smallview.schedules import Schedule, over, resolve
 from smallview.views.view import View
 
 State = dict[str, Tensor]
@@ -39,7 +42,11 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of the objective and its weight, a number or a schedule."""
+    """One loss of the objective and its weight, a number or a schedule.
+
+    Raises:
+        ValueError: a weight that is not finite.
+    """
 
     weight: float | Schedule
     loss: (
@@ -54,6 +61,10 @@ class Term:
         | SIGReg
         | CentreInvariance
     )
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(at) for at in over(self.weight)):
+            raise ValueError(f"weight is {self.weight}; wanted a finite number")
 
 
 @dataclass(frozen=True)
@@ -87,15 +98,46 @@ class Method:
                 raise ValueError(
                     f"the term {name} compares with negatives and there are none; wanted InBatch(), Queue(size) or Fixed(...)"
                 )
+            four = isinstance(term.loss, RelicInvariance) and term.loss.convention == "four_tensors"
+            if four and sum(view.seen_by == "both" for view in self.views) < 2:
+                raise ValueError(
+                    f"the term {name} compares four tensors and fewer than two views are seen by both networks; wanted "
+                    "convention one_matrix, or seen_by=both"
+                )
+
+    def idle(self) -> list[str]:
+        """Settings that change nothing in this company, one sentence each; a run says them when it begins."""
+        said = []
+        losses = {name: term.loss for name, term in self.objective.items()}
+        one_network = isinstance(self.target, Shared) and self.heads.predictor is None
+        alone = isinstance(self.negatives, InBatch) and self.negatives.per_query and self.negatives.views == "all"
+        if not isinstance(self.negatives, NoNegatives) and not any(
+            isinstance(loss, (InfoNCE, Relational, RelicInvariance)) for loss in losses.values()
+        ):
+            said.append(f"no term looks at the negatives ({type(self.negatives).__name__})")
+        for name, loss in losses.items():
+            if isinstance(loss, InfoNCE) and isinstance(loss.margin, EqCo) and isinstance(loss.denominator, Decoupled):
+                said.append(f"{name}: without the positive in the denominator a margin only adds a constant")
+            if isinstance(loss, RelicInvariance) and alone:
+                said.append(
+                    f'{name}: per_query holds here only with InBatch(per_query, views="positive"); all pictures are compared'
+                )
+            if isinstance(loss, RelicInvariance) and loss.kl == "q||p" and (one_network or loss.convention == "four_tensors"):
+                said.append(f"{name}: every pair comes in both orders, so that kl changes nothing")
+            if isinstance(loss, (InfoNCE, RelicInvariance)) and loss.same_view and one_network:
+                said.append(f"{name}: on one network a pair of one view compares an embedding with itself")
+        return said
 
     def check_batch(self, batch_size: int) -> None:
         """Whether batches of so many pictures, over all processes, give every term the negatives that it needs.
 
         Raises:
-            ValueError: a smoothing over more neighbours than a query has negatives.
+            ValueError: no negatives, or a smoothing over more neighbours than a query has negatives.
         """
         count = self.negatives.count(batch_size, sum(view.seen_by != "online" for view in self.views))
         for name, term in self.objective.items():
+            if isinstance(term.loss, (InfoNCE, Relational)) and count < 1:
+                raise ValueError(f"the term {name} has no negatives in a batch of {batch_size}; wanted two pictures or more")
             if isinstance(term.loss, InfoNCE) and term.loss.soft_targets.least > count:
                 least = term.loss.soft_targets.least
                 raise ValueError(

@@ -68,6 +68,8 @@ def build(
         config.method.check_batch(config.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    for idle in config.method.idle():
+        say(f"has no effect: {idle}")
     if isinstance(encoder, nn.Module):
         net: nn.Module = copy.deepcopy(encoder)
         described = describe(net, in_channels=pack.channels, size=config.size)

@@ -92,7 +92,10 @@ def dcl() -> Preset:
 
 
 def moco_v2() -> Preset:
-    """MoCo v2: queries against a queue of keys from a momentum target. Cost 4/3."""
+    """MoCo v2: queries against a queue of keys from a momentum target. Cost 4/3.
+
+    Its head has BatchNorm here, the authors' has none.
+    """
     return Preset(
         method=Method(
             views=(View(seen_by="online"), View(seen_by="target")),
@@ -104,7 +107,7 @@ def moco_v2() -> Preset:
         optimizer=AdamW(lr=2e-3),
         source="Chen et al., 2020: Improved Baselines with Momentum Contrastive Learning",
         status="adapted",
-        uncertain=("optimizer", "method.target.momentum", "method.negatives.size", "method.heads.projector.hidden"),
+        uncertain=("optimizer", "method.target.momentum", "method.negatives.size", "method.heads"),
     )
 
 
@@ -145,7 +148,7 @@ def simo() -> Preset:
             objective={"contrastive": Term(1.0, InfoNCE(temperature=0.2, margin=EqCo(alpha=256)))},
         ),
         source="Zhu et al., 2020: EqCo, Equivalent Rules for Self-Supervised Contrastive Learning",
-        uncertain=("optimizer", "method.target.momentum", "method.negatives.per_query", "method.heads.projector.hidden"),
+        uncertain=("optimizer", "method.target.momentum", "method.negatives.per_query", "method.heads"),
     )
 
 
@@ -163,7 +166,7 @@ def byol() -> Preset:
         optimizer=SGD(lr=0.3),
         source="Grill et al., 2020: Bootstrap Your Own Latent",
         status="adapted",
-        uncertain=("optimizer", "method.target.momentum", "method.heads", "method.views.0.blur"),
+        uncertain=("optimizer", "method.target.momentum", "method.heads", "method.views"),
     )
 
 
@@ -378,7 +381,7 @@ def s3l_simclr() -> Preset:
         optimizer=SGD(lr=0.25, weight_decay=1e-4, warmup=0.0, nesterov=False),
         source="Cao and Wu, 2021: Rethinking Self-Supervised Learning, Small is Beautiful",
         status="published",
-        uncertain=("optimizer.weight_decay",),
+        uncertain=("method.views", "optimizer.weight_decay"),
         batch_size=512,
     )
 
@@ -487,9 +490,9 @@ def encoder_passes(method: Method) -> float:
     total = 0.0
     for view in method.views:
         areas = [(pixels(view.size, run_size, (i + 0.5) / grid) / run_size) ** 2 for i in range(grid)]
-        shared, held = isinstance(method.target, Shared), method.target != Shared()
-        passes = 1.0 if view.seen_by != "target" or not held else 0.0
-        passes += (view.seen_by != "online" and (not shared or passes == 0.0)) / 3.0
+        passes = 1.0  # through a shared network everything goes backward, if only by BatchNorm's statistics
+        if isinstance(method.target, Momentum):
+            passes = (view.seen_by != "target") + (view.seen_by != "online") / 3.0
         total += passes * sum(areas) / grid
     return total
 

@@ -19,7 +19,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from `start` at progress `begin` to `end` at progress 1; before `begin`, what the cosine is there.
+    """Half a cosine from `start` at progress `begin` to `end` at progress 1.
+
+    Before `begin` it is mirrored, not held: what a warm-up laid over it wants (`Product`).
 
     Example:
         >>> Cosine(0.99, 1.0).at(0.5), Cosine(0.99, 1.0, begin=0.2).at(0.6)
@@ -171,3 +173,15 @@ def resolve(value: float | Schedule, progress: float) -> float:
         (0.2, 3.0)
     """
     return value if isinstance(value, (int, float)) else value.at(progress)
+
+
+def over(value: float | Schedule, points: int = 101) -> list[float]:
+    """What `value` is from beginning to end of a training, for checks.
+
+    Example:
+        >>> over(Ramp(0.0, 1.0), points=3), over(0.2)
+        ([0.0, 0.5, 1.0], [0.2])
+    """
+    if isinstance(value, (int, float)):
+        return [value]
+    return [value.at(i / (points - 1)) for i in range(points)]

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from smallview.networks.heads import Heads
 from smallview.records import Embedded, ViewBatch
-from smallview.schedules import Schedule, resolve
+from smallview.schedules import Schedule, over, resolve
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The target is the online network itself; with `stop_gradient`, nothing flows back through it (SimSiam)."""
+    """The target is the online network itself; with `stop_gradient`, nothing flows back from its embeddings (SimSiam).
+
+    Views of one size go through in one batch, whoever sees them, and share its BatchNorm statistics.
+    """
 
     stop_gradient: bool = False
 
@@ -33,7 +36,8 @@ class Momentum:
     reference_steps: the length of the training that `momentum` was chosen for; in a training of n steps it becomes
     momentum ** (reference_steps / n), so that the target remembers the same part of the training. None: taken as it is.
     buffers says where the target's BatchNorm statistics come from: "own", its own forward passes in training mode (as the
-    codes of MoCo and BYOL do); "copy", the online network's; "average", averaged like the weights.
+    codes of MoCo and BYOL do); "copy", the online network's; "average", averaged like the weights. In training its passes
+    normalise by their own batch in any case: the choice is what a target that is kept would be used with.
 
     Source: He et al., 2020, eq. 2; Grill et al., 2020, eq. 1; the rescaling is Busbridge et al., 2023.
 
@@ -49,9 +53,8 @@ class Momentum:
     def __post_init__(self) -> None:
         if self.buffers not in ("own", "copy", "average"):
             raise ValueError(f"buffers is {self.buffers!r}; wanted own, copy or average")
-        for progress in (0.0, 1.0):
-            if not 0.0 <= resolve(self.momentum, progress) <= 1.0:
-                raise ValueError(f"momentum is {self.momentum}; wanted numbers from 0 to 1")
+        if not all(0.0 <= at <= 1.0 for at in over(self.momentum)):
+            raise ValueError(f"momentum is {self.momentum}; wanted numbers from 0 to 1")
         if self.reference_steps is not None and self.reference_steps < 1:
             raise ValueError(f"reference_steps is {self.reference_steps}; wanted 1 or more, or none")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from smallview.objectives.denominators import Debiased, Decoupled, Denominator, Full, log_of
-from smallview.objectives.embeddings import check_pair, check_temperature, exact, unit
+from smallview.objectives.embeddings import check_number, check_pair, check_temperature, exact, unit
 from smallview.objectives.margins import EqCo, Margin, NoMargin
 from smallview.objectives.reductions import Head, against, contrast
 from smallview.objectives.soft_targets import NearestSmoothing, OneHot, SoftTargets, UniformSmoothing
@@ -38,7 +38,8 @@ def info_nce(
 
     query, key [B, D]; negatives [K, D] for all, [B, K, D] per query, or None: the other B - 1 rows of key. -> scalar, or [B].
     margin: NoMargin() or EqCo(alpha). soft_targets: OneHot(), UniformSmoothing or NearestSmoothing with a number as amount.
-    denominator: Full(), Decoupled() or Debiased(prior).
+    denominator: Full(), Decoupled() or Debiased(prior). From 2^20 similarities on (2^26 on CUDA) the mean is computed in blocks,
+    which have no second derivative; `reduction="none"` is dense at any size.
 
     Source: van den Oord et al., 2018; He et al., 2020, eq. 1; Zhu et al., 2020; Lin et al., 2022.
 
@@ -54,6 +55,8 @@ def info_nce(
         0.7437
     """
     check_pair(query, key, "query", "key")
+    check_number(temperature, "temperature")
+    check_number((soft_targets or OneHot()).amount, "the amount of smoothing")
     term = InfoNCE(temperature, margin or NoMargin(), soft_targets or OneHot(), denominator or Full())
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction is "{reduction}"; wanted mean or none')
@@ -99,6 +102,8 @@ def nt_xent(
         0.5944
     """
     check_pair(z0, z1, "the first view", "the second")
+    check_number(temperature, "temperature")
+    check_number((soft_targets or OneHot()).amount, "the amount of smoothing")
     if len(z0) < 2:
         raise ValueError("there are no negatives; wanted at least two pictures")
     b = len(z0)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallview.schedules import Schedule, resolve
+from smallview.schedules import Schedule, over
 
 
 def full(x: Tensor) -> Tensor:
@@ -33,7 +33,12 @@ def check_pair(a: Tensor, b: Tensor, first: str, second: str, least: int = 1) ->
     if a.dim() != 2 or a.shape != b.shape:
         raise ValueError(f"{first} is {list(a.shape)} and {second} {list(b.shape)}; wanted both [B, D]")
     if len(a) < least:
-        raise ValueError(f"{first} has {len(a)} row{'s' * (len(a) != 1)}; wanted {least} or more, for its statistics")
+        why = ", for statistics of the batch" if least > 1 else ""
+        raise ValueError(f"{first} has {len(a)} row{'s' * (len(a) != 1)}; wanted {least} or more{why}")
+    if not (a.is_floating_point() and b.is_floating_point()) or (a.dtype == torch.float64) != (b.dtype == torch.float64):
+        raise ValueError(
+            f"{first} is {a.dtype} and {second} {b.dtype}; wanted both float32 or smaller, or both float64: x.float()"
+        )
     for x, name in ((a, first), (b, second)):
         broken = int((~torch.isfinite(x)).any(1).sum())
         if broken:
@@ -49,5 +54,17 @@ def check_temperature(temperature: float | Schedule) -> None:
     Raises:
         ValueError: not above 0 from beginning to end.
     """
-    if not all(resolve(temperature, progress) > 0 for progress in (0.0, 0.5, 1.0)):
+    if not all(at > 0 for at in over(temperature)):
         raise ValueError(f"temperature is {temperature}; wanted a number above 0, such as 0.2")
+
+
+def check_number(value: float | Schedule, name: str) -> None:
+    """A plain function has no progress at which a schedule could be resolved.
+
+    Raises:
+        ValueError: no number.
+    """
+    if not isinstance(value, (int, float)):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}; wanted a number: resolve(schedule, progress) gives one, the term takes schedules"
+        )

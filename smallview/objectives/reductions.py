@@ -178,6 +178,9 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # once_differentiable does not notice where the upstream is a constant
-            raise RuntimeError("the chunked form has no second derivative; wanted chunked=False for create_graph=True")
+            raise RuntimeError(
+                "the chunked form, taken for many similarities, has no second derivative; wanted no create_graph=True, or the dense "
+                'form: info_nce(..., reduction="none").mean()'
+            )
         found = (None if gradient is None else upstream * gradient for gradient in ctx.saved_tensors)
         return (*found, *(None,) * 6)

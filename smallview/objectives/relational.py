@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallview.objectives.embeddings import check_pair, check_temperature, exact, unit
+from smallview.objectives.embeddings import check_number, check_pair, check_temperature, exact, unit
 from smallview.records import Candidates, Embeddings
 from smallview.schedules import Schedule, resolve
 
@@ -37,9 +37,11 @@ def ressl(online: Tensor, target: Tensor, bank: Tensor, *, temperature: float, t
     if bank.dim() != 2 or bank.shape[1] != online.shape[1] or len(bank) == 0:
         raise ValueError(f"the bank is {list(bank.shape)}; wanted [M, {online.shape[1]}] with M of 1 or more")
     check_pair(bank, bank, "the bank", "itself")
+    check_number(temperature, "temperature")
+    check_number(target_temperature, "target_temperature")
     term = Relational(temperature, target_temperature)
     with exact(online.device):
-        return term.of(unit(online), unit(target), Candidates(unit(bank)), 0, 0.0)
+        return term.of(unit(online), unit(target), Candidates(unit(bank).to(unit(online).dtype)), 0, 0.0)
 
 
 @dataclass(frozen=True)

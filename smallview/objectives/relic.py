@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smallview.objectives.embeddings import check_pair, check_temperature, exact, unit
+from smallview.objectives.embeddings import check_number, check_pair, check_temperature, exact, unit
 from smallview.records import Embeddings
 from smallview.schedules import Schedule, resolve
 
@@ -57,7 +57,7 @@ def relic(
     """ReLIC's two terms for one online and one target view [B, D]: (InfoNCE, divergence), unweighted means; L2-normalises inside.
 
     With S the similarities over temperature, P_i is the softmax of row i and Q_i of column i over picture i and its negatives.
-    negatives: int64 [B, K], rows of the batch, without i in row i; None: all others.
+    negatives: int64 [B, K], rows of the batch, without i in row i; None: all others. A row that is named twice counts twice.
 
     Source: Mitrovic et al., 2020; Tomasev et al., 2022, whose loss of a pair takes one online and one target embedding.
 
@@ -71,6 +71,7 @@ def relic(
         (0.7437, 0.0)
     """
     check_pair(online, target, "online", "target")
+    check_number(temperature, "temperature")
     settings = RelicInvariance(temperature, kl, stop_gradient)
     b = len(online)
     if negatives is not None:
@@ -95,9 +96,10 @@ class RelicInvariance:
     """The explicit invariance of ReLIC as a term: the mean over pairs of an online and a target view.
 
     convention: "one_matrix" takes P from the rows and Q from the columns of one similarity matrix, so that small views, which have
-    no target, can take part; "four_tensors" takes P from (online a, target b) and Q from (online b, target a). same_view: also pairs of
-    one view, as ReLICv2 counts them. The index set is the one that
-    `InBatch(per_query, views="positive")` drew, or the whole batch.
+    no target, can take part; "four_tensors" takes P from (online a, target b) and Q from (online b, target a). With four tensors, or
+    one network on both sides, every pair comes in both orders and the mean is symmetric: `kl` then changes nothing. same_view: also
+    pairs of one view, as ReLICv2 counts them. The index set is the one that `InBatch(per_query, views="positive")` drew, or the whole
+    batch.
 
     Source: Mitrovic et al., 2020, eq. 5; Tomasev et al., 2022.
     """

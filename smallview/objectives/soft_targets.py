@@ -12,15 +12,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from smallview.schedules import Schedule, resolve
+from smallview.schedules import Schedule, over
 
 
 def _check_amount(amount: float | Schedule) -> None:
-    for progress in (0.0, 0.5, 1.0):
-        if not 0.0 <= resolve(amount, progress) < 1.0:
-            raise ValueError(
-                f"amount is {amount}; wanted a number from 0 to under 1: the part of the target that the negatives get"
-            )
+    if not all(0.0 <= at < 1.0 for at in over(amount)):
+        raise ValueError(
+            f"amount is {amount}; wanted a number from 0 to under 1 all the way: the part of the target that the negatives get"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,22 @@ from smallview.joint_embedding import Method, Term, compute_loss
 from smallview.networks.encoders import build_encoder
 from smallview.networks.heads import Heads
 from smallview.networks.online_target import Momentum, Networks, Shared
-from smallview.objectives import Fixed, InBatch, InfoNCE, NoNegatives, Queue
+from smallview.objectives import (
+    Decoupled,
+    EqCo,
+    Fixed,
+    InBatch,
+    InfoNCE,
+    NoNegatives,
+    Queue,
+    RelicInvariance,
+    UniformSmoothing,
+    info_nce,
+)
 from smallview.optimizers import AdamW, parameter_groups
 from smallview.presets import PRESETS, Preset, encoder_passes, method, methods, preset
 from smallview.records import ViewBatch
+from smallview.schedules import Steps
 from smallview.settings import diff, from_tables, override, to_tables, to_toml
 from smallview.training.loop import TrainState, train_step
 from smallview.training.precision import Precision
@@ -316,3 +328,41 @@ def test_the_combined_method_uses_every_idea_in_twelve_lines() -> None:
     told = to_toml(PRESETS["combined"]())
     for idea in ("EqCo", "NearestSmoothing", "RelicInvariance", 'seen_by = "online"', "mask_background = 0.1", "Ramp"):
         assert idea in told, idea
+
+
+def test_presets_have_no_idle_settings(chosen: Preset) -> None:
+    assert chosen.method.idle() == []
+    chosen.method.check_batch(chosen.batch_size or 128)
+
+
+def test_settings_without_effect_are_named() -> None:
+    base = method("simclr")
+    for changed, words in (
+        (replace(method("byol"), negatives=Queue(8)), "no term looks at the negatives (Queue)"),
+        (replace(base, objective={"c": Term(1.0, InfoNCE(margin=EqCo(9.0), denominator=Decoupled()))}), "only adds a constant"),
+        (replace(base, objective={"c": Term(1.0, InfoNCE(same_view=True))}), "an embedding with itself"),
+        (replace(method("relic"), negatives=InBatch(4)), "per_query holds here only with"),
+        (replace(base, objective={"i": Term(1.0, RelicInvariance(kl="q||p"))}), "kl changes nothing"),
+    ):
+        assert words in "; ".join(changed.idle())
+    # and they really are: not a bit of a gradient differs
+    z = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+    plain, shifted = (
+        torch.autograd.grad(info_nce(z[0], z[1], temperature=0.2, denominator=Decoupled(), margin=margin), z)[0]
+        for margin in (None, EqCo(99.0))
+    )
+    torch.testing.assert_close(plain, shifted, rtol=1e-12, atol=1e-14)
+
+
+def test_what_cannot_be_computed_is_refused_when_the_method_is_made() -> None:
+    four = Term(1.0, RelicInvariance(convention="four_tensors"))
+    with pytest.raises(ValueError, match="fewer than two views are seen by both"):
+        replace(method("moco_v2"), objective={"i": four})
+    with pytest.raises(ValueError, match="weight is nan"):
+        Term(float("nan"), InfoNCE())
+    with pytest.raises(ValueError, match="amount is"):
+        UniformSmoothing(Steps((0.1, 1.5, 0.1), (0.6, 0.9)))
+    with pytest.raises(ValueError, match="momentum is"):
+        Momentum(Steps((0.9, 5.0, 0.9), (0.3, 0.6)))
+    with pytest.raises(ValueError, match="no negatives in a batch of 1"):
+        method("simclr").check_batch(1)

@@ -396,3 +396,28 @@ def test_refusals_of_the_term() -> None:
         InfoNCE(directions="both")
     with pytest.raises(ValueError, match=r"reduction is \"sum\"; wanted mean or none"):
         info_nce(one[0], one[0], temperature=0.1, reduction="sum")
+
+
+def test_a_plain_function_wants_numbers_and_one_width(draw) -> None:
+    from smallview.objectives import UniformSmoothing, relic, ressl
+    from smallview.schedules import Constant, Ramp
+
+    a, b = draw(4, D), draw(4, D, seed=1)
+    for call, words in (
+        (lambda: info_nce(a, b, temperature=Constant(0.2)), "temperature is a Constant; wanted a number"),  # type: ignore[arg-type]
+        (lambda: nt_xent(a, b, temperature=torch.tensor(0.2)), "temperature is a Tensor; wanted a number"),  # type: ignore[arg-type]
+        (lambda: info_nce(a, b, temperature=0.2, soft_targets=UniformSmoothing(Ramp(0.0, 0.5))), "smoothing is a Ramp"),
+        (lambda: relic(a, b, temperature=Constant(0.2)), "wanted a number"),  # type: ignore[arg-type]
+        (lambda: ressl(a, b, a, temperature=0.2, target_temperature=Constant(0.1)), "wanted a number"),  # type: ignore[arg-type]
+        (lambda: info_nce(a, b.float(), temperature=0.2), "query is torch.float64 and key torch.float32"),
+        (lambda: relic(a.long(), b.long(), temperature=0.2), "online is torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    # what autocast brings about is no mistake
+    torch.testing.assert_close(
+        info_nce(a.bfloat16(), a.float(), temperature=0.2),
+        info_nce(a.float(), a.float(), temperature=0.2),
+        rtol=0.05,
+        atol=0.02,
+    )
