@@ -29,8 +29,8 @@ from smallview.evaluation.protocol import measure, untrained
 from smallview.evaluation.subject import open_labeled, open_subject
 from smallview.networks.encoders import build_encoder
 from smallview.networks.online_target import Networks
-from smallview.presets import encoder_passes
 from smallview.records import ViewBatch
+from smallview.training.cost import encoder_passes
 from smallview.training.loop import TrainState, train_step
 from smallview.training.precision import Precision, keep_big_blocks
 from smallview.views.view import pixels

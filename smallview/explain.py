@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from smallview.presets import PRESETS, Preset, encoder_passes, preset
+from smallview.presets import PRESETS, Preset, preset
 from smallview.schedules import Schedule
 from smallview.settings import to_tables
 from smallview.settings.slots import fields_of, slot_of
+from smallview.training.cost import encoder_passes
+from smallview.units import UNITS
 
 # What is listed together, and under which heading.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -31,134 +33,6 @@ STATUS = {
 }
 
 _COST = re.compile(r" Cost [\d./]+\.$")  # told as a fact of its own
-_WARMUP = "part of the training, 0 to 1"
-_RULE = "lr grows with batch / 256: linear, sqrt or none"
-_END = "part of the peak that lr ends at"
-_DECAY = "on matrices and kernels only"
-_TEMPERATURE = "divides cosine similarities"
-_BETA = "weight of the old average, 0 to 1"
-
-# The unit or the meaning of every field that a preset can hold, by class and field.
-UNITS: dict[str, str] = {
-    "Preset.method": "the five choices",
-    "Preset.optimizer": "how the weights follow the gradient",
-    "Preset.source": "authors, year: title",
-    "Preset.status": "published, adapted or reconstructed",
-    "Preset.uncertain": "paths of fields that are ours",
-    "Preset.encoder": "dense_small or a timm name; none: by the device",
-    "Preset.batch_size": "pictures per step; none: by the number of pictures",
-    "Preset.epochs": "passes over the pictures; none: 100",
-    "Method.views": "the disturbed crops of each picture",
-    "Method.heads": "the MLPs behind the encoder",
-    "Method.target": "what the online network is compared with",
-    "Method.negatives": "what a query is pushed away from",
-    "Method.objective": "losses by name",
-    "View.size": "pixels; up to 1: part of the run's size; none: the run's size",
-    "View.scale": "smallest, largest part of the area",
-    "View.ratio": "narrowest, widest width / height",
-    "View.flip": "probability, left to right",
-    "View.jitter": "probability of the next four",
-    "View.brightness": "factor from 1 - x to 1 + x",
-    "View.contrast": "factor from 1 - x to 1 + x",
-    "View.saturation": "factor from 1 - x to 1 + x",
-    "View.hue": "turns of the colour circle, -x to x",
-    "View.grayscale": "probability",
-    "View.blur": "probability",
-    "View.blur_sigma": "least, most, in pixels of a 224-pixel view",
-    "View.solarize": "probability",
-    "View.solarize_threshold": "brightness, 0 to 1, inverted above",
-    "View.noise": "standard deviation on pixels in 0 to 1",
-    "View.mask_background": "probability; wants masks",
-    "View.seen_by": "both, online or target",
-    "Heads.projector": "behind the encoder",
-    "Heads.predictor": "behind the online projector; none: absent",
-    "MLP.hidden": "widths of the hidden layers",
-    "MLP.out": "dimensions of the embedding",
-    "MLP.batch_norm": "in the hidden layers",
-    "MLP.last_batch_norm": "after the last layer, no scale or shift",
-    "Shared.stop_gradient": "whether the target side gets no gradient",
-    "Momentum.momentum": "weight of the old target per step, 0 to 1",
-    "Momentum.buffers": "target's BatchNorm: own, copy or average",
-    "Momentum.reference_steps": "steps that momentum was chosen for; none: taken as it is",
-    "InBatch.views": "whose keys: all, or the positive's view",
-    "InBatch.per_query": "negatives per query; none: all",
-    "Queue.size": "embeddings",
-    "Fixed.pictures": "positions in the data, from 0",
-    "Fixed.patches": "patches of each picture",
-    "Fixed.scale": "smallest, largest part of the area",
-    "Term.weight": "factor of the loss in the sum",
-    "Term.loss": "what is computed from the embeddings",
-    "InfoNCE.temperature": _TEMPERATURE,
-    "InfoNCE.margin": "what negatives count for",
-    "InfoNCE.soft_targets": "where the target distribution lies",
-    "InfoNCE.denominator": "what the positive is compared with",
-    "InfoNCE.directions": "mean or sum over pairs of views",
-    "InfoNCE.same_view": "whether pairs of one view count",
-    "EqCo.alpha": "negatives that those in use are worth",
-    "UniformSmoothing.amount": "part of the target, 0 to 1, on all negatives",
-    "NearestSmoothing.amount": "part of the target, 0 to 1, on near negatives",
-    "NearestSmoothing.nearest": "negatives that share it, by similarity",
-    "NearestSmoothing.groups": "(last rank, share of amount); none: equal",
-    "Debiased.prior": "part of negatives of the query's class",
-    "Alignment.directions": "mean or sum over pairs of views",
-    "RelicInvariance.temperature": _TEMPERATURE,
-    "RelicInvariance.kl": "direction of the divergence: p||q or q||p",
-    "RelicInvariance.stop_gradient": "none, entropy, p or q; never changes the value",
-    "RelicInvariance.convention": "one_matrix or four_tensors",
-    "RelicInvariance.same_view": "whether pairs of one view count",
-    "BarlowTwins.off_diagonal": "weight of correlations between dimensions",
-    "Relational.temperature": "online; " + _TEMPERATURE,
-    "Relational.target_temperature": "target; " + _TEMPERATURE,
-    "SIGReg.slices": "random directions per step",
-    "Constant.value": "throughout",
-    "Cosine.start": "value at progress `begin`",
-    "Cosine.end": "value at progress 1",
-    "Cosine.begin": "progress, 0 to 1",
-    "WarmupCosine.peak": "value after the warm-up",
-    "WarmupCosine.warmup": _WARMUP,
-    "WarmupCosine.end": "value at progress 1",
-    "Ramp.start": "value at progress 0",
-    "Ramp.end": "value from progress `until` on",
-    "Ramp.until": "progress, 0 to 1",
-    "Steps.values": "one after the other",
-    "Steps.at_progress": "where the next one begins, 0 to 1",
-    "Delayed.value": "value from progress `until` on, 0 before",
-    "Delayed.until": "progress, 0 to 1",
-    "Product.first": "factor",
-    "Product.second": "factor",
-    "Staircase.value": "what is followed, stair by stair",
-    "Staircase.stairs": "moves in the whole training",
-    "SGD.lr": "learning rate for 256 pictures",
-    "SGD.momentum": _BETA,
-    "SGD.weight_decay": _DECAY,
-    "SGD.warmup": _WARMUP,
-    "SGD.batch_rule": _RULE,
-    "SGD.end": _END,
-    "SGD.nesterov": "whether it looks a step ahead",
-    "AdamW.lr": "learning rate for 256 pictures",
-    "AdamW.beta_1": _BETA,
-    "AdamW.beta_2": _BETA,
-    "AdamW.weight_decay": _DECAY,
-    "AdamW.warmup": _WARMUP,
-    "AdamW.batch_rule": _RULE,
-    "AdamW.end": _END,
-    "LARS.lr": "learning rate for 256 pictures",
-    "LARS.momentum": _BETA,
-    "LARS.weight_decay": _DECAY,
-    "LARS.trust": "a layer's step as part of its weights' norm",
-    "LARS.warmup": _WARMUP,
-    "LARS.batch_rule": _RULE,
-    "LARS.end": _END,
-    "Muon.lr": "learning rate for 256 pictures",
-    "Muon.momentum": _BETA,
-    "Muon.weight_decay": _DECAY,
-    "Muon.adamw_ratio": "AdamW's learning rate as part of lr",
-    "Muon.beta_1": _BETA,
-    "Muon.beta_2": _BETA,
-    "Muon.warmup": _WARMUP,
-    "Muon.batch_rule": _RULE,
-    "Muon.end": _END,
-}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ is taken as it is. Weight decay acts on matrices and kernels, not on biases and 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -287,7 +288,7 @@ def _orthogonal_updates(directions: Sequence[Tensor]) -> list[Tensor]:
     return updates
 
 
-class _Steps(torch.optim.Optimizer):
+class _Steps(torch.optim.Optimizer, ABC):
     """What our two update rules share: a step is one update of each group that has gradients.
 
     State is one tensor per parameter and name, made when first needed, so that a checkpoint may put its own there before.
@@ -306,9 +307,9 @@ class _Steps(torch.optim.Optimizer):
                 self.update(group, parameters, [p.grad for p in parameters])
         return loss
 
+    @abstractmethod
     def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Changes the parameters of one group in place."""
-        raise NotImplementedError
 
     def kept(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         """The state tensors of this name, zeros at first, lying in memory as their parameters do."""

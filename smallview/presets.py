@@ -1,7 +1,7 @@
 """One method of the literature, one short function: its docstring says where it comes from, what was known, and what it costs.
 
 Settings are for small budgets on small pictures unless the status is `published`; `uncertain` lists the fields that are this project's
-own. Cost is in encoder passes per picture, see `encoder_passes`; two views with gradient, SimCLR's, are 2.
+own. Cost is in encoder passes per picture, see `training.cost.encoder_passes`; two views with gradient, SimCLR's, are 2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from smallview.objectives import (
 )
 from smallview.optimizers import LARS, SGD, AdamW, Muon
 from smallview.schedules import Cosine, Delayed, Ramp
-from smallview.views.view import View, pixels
+from smallview.views.view import View
 
 WEAK = View(jitter=0.0, grayscale=0.0, blur=0.0)
 WHOLE = replace(WEAK, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
@@ -475,26 +475,6 @@ def combined() -> Preset:
         objective={"contrastive": Term(1.0, contrastive), "invariance": Term(1.0, RelicInvariance(0.2))},
     )
     return Preset(method, AdamW(lr=2e-3), "smallview: five papers in one method", "adapted", ("method", "optimizer"))
-
-
-def encoder_passes(method: Method) -> float:
-    """What a picture costs in the encoder: forward and backward of one full view is 1, forward alone 1/3, a smaller view its area.
-
-    A schedule of sizes counts with its mean.
-
-    Example:
-        >>> round(encoder_passes(simclr().method), 3), round(encoder_passes(moco_v2().method), 3)
-        (2.0, 1.333)
-    """
-    grid, run_size = 32, 224
-    total = 0.0
-    for view in method.views:
-        areas = [(pixels(view.size, run_size, (i + 0.5) / grid) / run_size) ** 2 for i in range(grid)]
-        passes = 1.0  # through a shared network everything goes backward, if only by BatchNorm's statistics
-        if isinstance(method.target, Momentum):
-            passes = (view.seen_by != "target") + (view.seen_by != "online") / 3.0
-        total += passes * sum(areas) / grid
-    return total
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {

@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from smallview import config as configuration
-from smallview.config import RunConfig, mathematics, smallest_side, steps_per_epoch, total_steps
-from smallview.data.masking import AREA, MaskedPictures, Masks, mask_pictures
-from smallview.data.packing import Pack, open_pack, write_bad_files
+from smallview.config import RunConfig, mathematics, steps_per_epoch, total_steps
+from smallview.data.masking import MaskedPictures, Masks
+from smallview.data.packing import Pack
 from smallview.data.sources import Source, open_source
-from smallview.errors import DataError, SmallviewError, StoppedError, UsageError
+from smallview.errors import SmallviewError, StoppedError, UsageError
 from smallview.files import check_folder, write_text
 from smallview.networks.encoders import load_encoder, save_encoder
 from smallview.parts import Parts, build, calibrate
+from smallview.pictures import check_same_masks, check_same_pictures, decoded, without_backgrounds
 from smallview.records import Row
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settings.fitting import printable
@@ -165,53 +166,6 @@ def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: 
     return replace(wanted, steps=stored.steps, threads=stored.threads)
 
 
-def _telling(doing: str, say: Say) -> Callable[[int, int], None]:
-    """What says every ten seconds how many pictures are done."""
-    shown = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 10.0:
-            shown = time.monotonic()
-            say(f"{doing} {done:,}/{total:,} pictures")
-
-    return progress
-
-
-def _pack(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
-    """Every picture decoded once; what is broken is named and counted."""
-    told = _telling("decoding", say)
-    pack = open_pack(source, short_side=smallest_side(config), threads=config.threads, progress=told)
-    if source.skipped:
-        say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
-    if pack.bad:
-        write_bad_files(pack, folder / "bad_files.jsonl")
-        say(
-            f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, e.g. {pack.bad[0].name} ({pack.bad[0].reason}); "
-            f"all are named in {folder / 'bad_files.jsonl'}"
-        )
-    small = int(((pack.heights < config.size) | (pack.widths < config.size)).sum())
-    if small:
-        say(
-            f"{small:,} of {len(pack):,} pictures are smaller than the views ({config.size} px) and will be enlarged; "
-            "a smaller --size costs less"
-        )
-    if len(pack) < 2:
-        raise DataError(f"{source.name} holds {len(pack)} readable picture; wanted at least 2")
-    return pack
-
-
-def _masked(pack: Pack, masks: Masks | None, say: Say) -> MaskedPictures | None:
-    """The copy of the pictures without backgrounds, where masks are given."""
-    if masks is None:
-        return None
-    masked, share = mask_pictures(pack, masks, progress=_telling("masking", say))
-    low, high = 100 * AREA[0], 100 * AREA[1]
-    rest = f"; the others have a foreground under {low:g} % or over {high:g} % of the area and stay as they are"
-    say(f"{100 * share:.0f} % of {len(pack):,} pictures are masked{rest if share < 1.0 else ''}")
-    return masked
-
-
 def _write_config(folder: Path, config: RunConfig, pack: Pack, masked: MaskedPictures | None, parts: Parts) -> None:
     recorded = {
         "data_hash": pack.hash,
@@ -238,9 +192,9 @@ def _run(
 ) -> Run:
     keep_big_blocks()
     began = (folder / "run.toml").exists()
-    pack = _pack(source, config, folder, say)
+    pack = decoded(source, config, folder, say)
     if began:
-        _same_data(folder, pack)
+        check_same_pictures(folder, pack)
     if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
         say(f"{folder} is finished; --fresh starts anew")
         net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
@@ -252,9 +206,9 @@ def _run(
                 f"wanted at most that: --batch-size {len(pack)}"
             )
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
-    masked = _masked(pack, masks, say)
+    masked = without_backgrounds(pack, masks, say)
     if began:
-        _same_masks(folder, masked)
+        check_same_masks(folder, masked)
     config, parts = build(config, pack, encoder, say, masked)
     state = parts.state
     spent, watch = 0.0, Watch()
@@ -279,24 +233,6 @@ def _run(
         say(f"resuming at step 0 of {steps:,}: no checkpoint had been written")
     seconds = _train(parts, folder, steps, spent, watch, quiet, command)
     return _finish(parts, folder, steps, seconds, say)
-
-
-def _same_data(folder: Path, pack: Pack) -> None:
-    recorded = load_toml(folder / "run.toml").get("recorded", {})
-    if recorded.get("data_hash") != pack.hash:
-        raise DataError(
-            f"the pictures changed since {folder} began: {recorded.get('pictures', '?')} then, {len(pack):,} now, with other content; "
-            "bring the old ones back to go on, or add --fresh to start anew"
-        )
-
-
-def _same_masks(folder: Path, masked: MaskedPictures | None) -> None:
-    recorded = load_toml(folder / "run.toml").get("recorded", {})
-    if recorded.get("masks_hash") != (None if masked is None else masked.hash):
-        raise DataError(
-            f"the masks changed since {folder} began: they leave other pixels of the pictures; "
-            "give the old ones to go on, or add --fresh to start anew"
-        )
 
 
 def _train(

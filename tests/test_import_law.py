@@ -16,12 +16,12 @@ PACKAGE = "smallview"
 
 # From the ground up. What stands in one line does not import its neighbours; only on the ground it may, without cycles.
 LEVELS = (
-    ("records", "schedules", "settings", "seeds", "collectives", "optimizers", "errors", "files"),
+    ("records", "schedules", "settings", "seeds", "collectives", "optimizers", "errors", "files", "units"),
     ("objectives", "networks", "views", "data"),
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
     ("config", "explain"),
-    ("settle", "parts"),
+    ("settle", "parts", "pictures"),
     ("run", "plan", "use"),
     ("demo", "estimator", "shell"),
     ("cli",),

@@ -237,7 +237,7 @@ def test_masks_that_keep_everything_are_no_masks(tmp_path: Path, capsys: pytest.
 
 
 def test_without_masks_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story, "open_pack", lambda *_, **__: pytest.fail("the pictures were packed"))
+    monkeypatch.setattr("smallview.pictures.open_pack", lambda *_, **__: pytest.fail("the pictures were packed"))
     monkeypatch.setattr(use, "open_pack", lambda *_, **__: pytest.fail("the pictures were packed"))
     told = (
         r"^simclr masks the background of views 0 and 1 \(mask_background 0\.5\) and no masks are given; in Python pass "

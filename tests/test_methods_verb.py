@@ -20,10 +20,12 @@ from smallview import explain
 from smallview.cli import main
 from smallview.objectives import Fixed, InBatch, NearestSmoothing, NoNegatives, Queue, UniformSmoothing
 from smallview.optimizers import Optimizer
-from smallview.presets import PRESETS, Preset, combined, encoder_passes, preset
+from smallview.presets import PRESETS, Preset, combined, preset
 from smallview.schedules import Schedule, resolve
 from smallview.settings import from_tables, override, to_tables
 from smallview.settings.slots import Slot, fields_of, slot_of
+from smallview.training.cost import encoder_passes
+from smallview.units import UNITS
 from smallview.views.view import View
 
 PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -78,8 +80,8 @@ def test_every_field_that_a_preset_can_hold_has_a_unit_and_no_unit_lacks_its_fie
     found = reachable(Preset, {})
     assert {"View", "Queue", "Debiased", "SIGReg", "Staircase", "Muon"} <= set(found)
     fields = {f"{name}.{field}" for name, cls in found.items() for field in fields_of(cls)}
-    assert fields == set(explain.UNITS)
-    assert all(explain.UNITS.values())
+    assert fields == set(UNITS)
+    assert all(UNITS.values())
 
 
 def leaves(tables: object, path: str) -> Iterator[str]:

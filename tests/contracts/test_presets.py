@@ -31,10 +31,11 @@ from smallview.objectives import (
     info_nce,
 )
 from smallview.optimizers import AdamW, parameter_groups
-from smallview.presets import PRESETS, Preset, encoder_passes, method, methods, preset
+from smallview.presets import PRESETS, Preset, method, methods, preset
 from smallview.records import ViewBatch
 from smallview.schedules import Steps
 from smallview.settings import diff, from_tables, override, to_tables, to_toml
+from smallview.training.cost import encoder_passes
 from smallview.training.loop import TrainState, train_step
 from smallview.training.precision import Precision
 from smallview.views import sampling
