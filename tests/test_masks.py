@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import smallview as sv
-from smallview import run as story
 from smallview import use
 from smallview.cli import main
 from smallview.data.masking import FILL, mask_pictures
@@ -20,18 +19,11 @@ from smallview.data.packing import Pack, open_pack
 from smallview.data.sources import open_source
 from smallview.errors import DataError, StoppedError, UsageError
 from smallview.settings import load_toml
-from smallview.training.launch import StopRequest
 
 MASKED = {"method.views.0.mask_background": 0.5, "method.views.1.mask_background": 0.5}
 
 
-@pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def pictures(n: int = 32, channels: int = 3) -> np.ndarray:
@@ -170,27 +162,13 @@ def weights(folder: Path) -> bytes:
     return (folder / "encoder" / "model.safetensors").read_bytes()
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Lets the next runs be asked to stop after so many steps."""
-
-    class Counted(StopRequest):
-        seen = 0
-
-        @property
-        def requested(self) -> bool:
-            self.seen += 1
-            return self.seen >= steps
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    monkeypatch.setattr(story, "StopRequest", Counted)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_run_with_masks_goes_on_with_them_and_with_no_others(
-    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop_after: Callable[[pytest.MonkeyPatch, int], None],
+    channels: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = pictures(channels=channels)
     whole = sv.pretrain(data, out=tmp_path / "whole", sets=MASKED, masks=left, **tiny(quiet=False))

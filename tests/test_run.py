@@ -26,7 +26,6 @@ from smallview.cli import main
 from smallview.config import RunConfig
 from smallview.errors import DataError, LockedError, StoppedError, UsageError
 from smallview.settings import from_tables, load_toml
-from smallview.training.launch import StopRequest
 
 # one of each kind of state and of draws: none, a queue, a target, candidates, patches, slices
 METHODS = ("simclr", "moco_v2", "byol", "simo", "simclr_one_patch", "lejepa")
@@ -173,24 +172,6 @@ def reference(server: Server, desk: Path) -> Callable[[str], tuple[Path, float]]
     return lambda method: _reference(server, desk, method)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Lets the next runs be asked to stop after so many steps."""
-
-    class Counted(StopRequest):
-        seen = 0
-
-        @property
-        def requested(self) -> bool:
-            self.seen += 1
-            return self.seen >= steps
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    monkeypatch.setattr(story, "StopRequest", Counted)
-
-
 @pytest.mark.parametrize("method", KILLS)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     method: str, server: Server, desk: Path, reference: Callable[[str], tuple[Path, float]]
@@ -263,7 +244,11 @@ def test_a_second_ctrl_c_ends_at_once(server: Server, desk: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_folder(
-    server: Server, desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stop_after: Callable[[pytest.MonkeyPatch, int], None],
+    server: Server,
+    desk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(story, "lock_folder", functools.partial(story.lock_folder, wait_s=0.2))
     out = desk / "shared"
@@ -287,7 +272,11 @@ def test_two_processes_do_not_share_a_folder(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_in_the_middle_of_an_epoch(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop_after: Callable[[pytest.MonkeyPatch, int], None],
+    method: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = sv.pretrain(pictures(), method, out=tmp_path / "whole", **tiny())
     with monkeypatch.context() as patch:
@@ -303,7 +292,10 @@ def test_stopped_in_the_middle_of_an_epoch(
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop_after: Callable[[pytest.MonkeyPatch, int], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = sv.pretrain(pictures(), out=tmp_path / "whole", **tiny())
     with monkeypatch.context() as patch:
@@ -364,7 +356,9 @@ def test_run_toml_holds_every_setting(method: str, tmp_path: Path) -> None:
     assert weights(first.path) == weights(again.path)
 
 
-def test_other_settings_or_pictures_are_refused_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_or_pictures_are_refused_and_nothing_changes(
+    stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 
 import smallview as sv
 from smallview import parts as making
-from smallview import run as story
 from smallview.config import RunConfig, smallest_side
 from smallview.data.loading import batches
 from smallview.data.packing import Pack, open_pack
@@ -21,20 +21,13 @@ from smallview.errors import StoppedError, UsageError
 from smallview.schedules import Ramp, Steps
 from smallview.settings import from_tables, load_toml
 from smallview.settle import settle
-from smallview.training.launch import StopRequest
 from smallview.views.making import ViewMaker
 from smallview.views.view import View
 
 GROWING = {"method.views.0.size": "Ramp(0.5, 1.0, until=0.6)", "method.views.1.size": 0.75}
 
 
-@pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def pictures(n: int = 32, side: int = 16) -> np.ndarray:
@@ -58,7 +51,9 @@ def weights(folder: Path) -> bytes:
     return (folder / "encoder" / "model.safetensors").read_bytes()
 
 
-def test_resumed_in_the_middle_of_a_ramp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_in_the_middle_of_a_ramp(
+    stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """8 steps; the sizes change until the fifth, and the run is stopped after 2, 4 and 6."""
     whole = sv.pretrain(pictures(), out=tmp_path / "whole", sets=GROWING, **tiny())
     sides = []
@@ -71,20 +66,7 @@ def test_resumed_in_the_middle_of_a_ramp(tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(ViewMaker, "__call__", watched)
-
-        class Counted(StopRequest):
-            seen = 0
-
-            @property
-            def requested(self) -> bool:
-                self.seen += 1
-                return self.seen >= 2
-
-            @requested.setter
-            def requested(self, value: bool) -> None:
-                pass
-
-        patch.setattr(story, "StopRequest", Counted)
+        stop_after(patch, 2)
         for step in (2, 4, 6):
             with pytest.raises(StoppedError, match=f"stopped at step {step} of 8"):
                 sv.pretrain(pictures(), out=tmp_path / "parts", sets=GROWING, **tiny())
