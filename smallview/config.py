@@ -14,8 +14,9 @@ from smallview.errors import UsageError
 from smallview.joint_embedding import Method
 from smallview.optimizers import Optimizer
 from smallview.presets import Preset, preset
+from smallview.schedules import SPAN
 from smallview.settings import apply_tables, load_toml, override, to_tables
-from smallview.views.view import SPAN, pixels
+from smallview.views.view import pixels
 
 FORMAT_VERSION = 1
 SMALL_SET = 2000

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim.adamw import adamw
 
-from smallview.schedules import Product, Schedule, WarmupCosine, resolve
+from smallview.schedules import Product, Schedule, WarmupCosine, over, resolve
 
 BatchRule = Literal["linear", "sqrt", "none"]
 _GROWTH: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt, "none": lambda batches: 1.0}
@@ -173,7 +173,7 @@ Optimizer = SGD | AdamW | LARS | Muon
 def _check(value: Optimizer) -> None:
     lr = value.lr
     if isinstance(lr, Schedule):
-        rates = [lr.at(i / 100) for i in range(101)]
+        rates = over(lr)
         if not (all(0.0 <= rate <= 1000.0 for rate in rates) and max(rates) > 0.0):
             raise ValueError(
                 f"lr goes from {min(rates)} to {max(rates)}; wanted a schedule of 0 or more, and above 0 somewhere"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# Where a number that changes is looked at before the training begins.
+SPAN = tuple(i / 100 for i in range(101))
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -175,13 +178,12 @@ def resolve(value: float | Schedule, progress: float) -> float:
     return value if isinstance(value, (int, float)) else value.at(progress)
 
 
-def over(value: float | Schedule, points: int = 101) -> list[float]:
-    """What `value` is from beginning to end of a training, for checks.
+def over(value: float | Schedule) -> list[float]:
+    """What `value` is from beginning to end of a training, at SPAN, for checks.
 
     Example:
-        >>> over(Ramp(0.0, 1.0), points=3), over(0.2)
-        ([0.0, 0.5, 1.0], [0.2])
+        >>> values = over(Ramp(0.0, 1.0))
+        >>> len(values), values[0], values[-1], over(0.2)
+        (101, 0.0, 1.0, [0.2])
     """
-    if isinstance(value, (int, float)):
-        return [value]
-    return [value.at(i / (points - 1)) for i in range(points)]
+    return [value] if isinstance(value, (int, float)) else [value.at(progress) for progress in SPAN]

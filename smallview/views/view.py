@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smallview.records import SeenBy
-from smallview.schedules import Schedule, resolve
-
-# Where a size that changes is looked at before the training begins.
-SPAN = tuple(i / 100 for i in range(101))
+from smallview.schedules import SPAN, Schedule, resolve
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from smallview.schedules import Constant, Cosine, Ramp, Schedule, Steps
+from smallview.schedules import SPAN, Constant, Cosine, Ramp, Schedule, Steps
 from smallview.views.sampling import ATTEMPTS, centre, draw, draw_boxes
-from smallview.views.view import SPAN, View, pixels
+from smallview.views.view import View, pixels
 
 N = 20_000
 
