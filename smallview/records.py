@@ -18,20 +18,10 @@ SeenBy = Literal["both", "online", "target"]
 
 
 class Pictures(Protocol):
-    """N decoded pictures back to back in one flat array: what views are cut from.
+    """N pictures of C channels, each of its own size, whose pixels come when asked for: what views are cut from.
 
-    pixels uint8, flat; picture i is [heights[i], widths[i], channels] at offsets[i]; one_size is (height, width) when all agree.
+    one_size is (height, width) when all agree.
     """
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """All pictures, flat."""
-        ...
-
-    @property
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each picture begins, [N]."""
-        ...
 
     @property
     def heights(self) -> npt.NDArray[np.int32]:
@@ -53,7 +43,28 @@ class Pictures(Protocol):
         """(height, width) when all agree."""
         ...
 
+    def gather(self, index: npt.NDArray[np.int64], threads: int = 1) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """(flat uint8, where each begins int64 [B]) of the pictures at these positions: [heights[i], widths[i], C] each.
+
+        Decodes each once where they are packed as files; not to be written into, for it may be the pack itself.
+        """
+        ...
+
     def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Foregrounds:
+    """What stands in front in each of N pictures, one bit a pixel.
+
+    bits uint8, flat: the mask of picture i is np.unpackbits(bits[starts[i]:], count=H * W) as [H, W], 1 on the foreground. starts
+    int64 [N]. usable bool [N]: false where the mask found nothing or everything, so that the picture stays whole. `hash` tells all of it.
+    """
+
+    bits: npt.NDArray[np.uint8] = field(repr=False)
+    starts: npt.NDArray[np.int64] = field(repr=False)
+    usable: npt.NDArray[np.bool_] = field(repr=False)
+    hash: str
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class ViewMaker:
         size: int,
     ) -> npt.NDArray[np.float32]:
         return kernel_cpu.crop_resize(
-            p.pixels, p.offsets, p.heights, p.widths, p.channels, index, boxes, flips, size, self.threads
+            pixels, starts, p.heights[index], p.widths[index], p.channels, np.arange(len(index)), boxes, flips, size, self.threads
         )
 
     def make(self, index: npt.NDArray[np.int64], parameters: Sequence[ViewParameters]) -> tuple[ViewBatch, ...]:
