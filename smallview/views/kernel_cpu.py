@@ -1,163 +1,252 @@
-"""The CPU executor of crops: box, flip and antialiased resize from packed pictures of any size, compiled for this machine.
+"""The CPU executor of views: crop, flip, antialiased resize, blur, colour and normalisation in one pass over each picture.
 
-Legend: B pictures, C channels, S the side of a view. The GIL is free while a kernel runs.
+Legend: B pictures, C channels, S the side of a view. The GIL is free while a kernel runs. Colour is one affine map per view, clamped
+once, as `colour` says. Every step works in buffers that stay in the cache.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-_log = logging.getLogger("smallview.views")
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile by numba with the GIL free and the machine code cached on disk, or kept in memory where no disk can be written."""
-    try:
-        return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache folder can be written
-        _say_uncached()
-        return cast(Callable[..., Any], numba.njit(nogil=True)(function))
-
-
-@lru_cache(maxsize=1)
-def _say_uncached() -> None:
-    _log.warning(
-        "no folder for compiled code can be written: each start compiles anew, some seconds; set NUMBA_CACHE_DIR to one that can"
-    )
+from smallview.records import Foregrounds
+from smallview.views.colour import LUMA, MAPS
+from smallview.views.compiling import LANES, compiled
+from smallview.views.noise import noise_byte, normal_pair
+from smallview.views.resampling import ROWS, blur, resize, window
+from smallview.views.sampling import ViewParameters
+from smallview.views.view import View, backgrounds
 
 
 @compiled
-def _weights(start: float, length: float, size: int, limit: int, flip: bool, first: Any, count: Any, table: Any) -> None:
-    """Triangle filter of one axis: for each of `size` outputs the first source pixel, how many, and their weights."""
-    step = length / size
-    reach = max(step, 1.0)
-    low = max(0, int(np.floor(start + 1e-9)))
-    high = min(limit, max(low + 1, int(np.ceil(start + length - 1e-9))))
-    low = min(low, high - 1)
+def _sum(values: Any) -> Any:
+    total = np.float32(0.0)
+    for j in range(values.shape[0]):
+        total += values[j]
+    return total
+
+
+@compiled
+def _mean(values: Any, start: int, size: int, across: int) -> float:
+    total = 0.0
     for i in range(size):
-        o = size - 1 - i if flip else i
-        middle = start + (i + 0.5) * step
-        a = max(low, int(np.floor(middle - reach)))
-        b = min(high, int(np.ceil(middle + reach)))
-        if b <= a:  # a box on the last fraction of a pixel
-            a = min(max(a, low), high - 1)
-            b = a + 1
-        total = 0.0
-        for j in range(a, b):
-            w = max(0.0, 1.0 - abs((j + 0.5 - middle) / reach))
-            table[o, j - a] = w
-            total += w
-        if total <= 0.0:
-            nearest = min(max(int(middle), a), b - 1)
-            for j in range(a, b):
-                table[o, j - a] = 1.0 if j == nearest else 0.0
-            total = 1.0
-        for j in range(a, b):
-            table[o, j - a] /= total
-        first[o] = a
-        count[o] = b - a
+        total += _sum(values[start + i * across : start + i * across + size])
+    return total / (size * size)
 
 
 @compiled
-def _crop_resize(
-    pixels: Any, offsets: Any, heights: Any, widths: Any, index: Any, boxes: Any, flips: Any, channels: int, out: Any
+def _colour_rgb(
+    a: Any, b: Any, c: Any, m: Any, threshold: Any, mean: Any, scale: Any, out_a: Any, out_b: Any, out_c: Any
 ) -> None:
-    size = out.shape[2]
-    for n in range(index.shape[0]):
-        h, w, base = heights[index[n]], widths[index[n]], offsets[index[n]]
-        top, left, box_h, box_w = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
-        tall = int(2 * max(box_h / size, 1.0)) + 3
-        wide = int(2 * max(box_w / size, 1.0)) + 3
-        y_first, y_count = np.empty(size, np.int64), np.empty(size, np.int64)
-        x_first, x_count = np.empty(size, np.int64), np.empty(size, np.int64)
-        y_table, x_table = np.zeros((size, tall), np.float32), np.zeros((size, wide), np.float32)
-        _weights(top, box_h, size, h, False, y_first, y_count, y_table)
-        _weights(left, box_w, size, w, flips[n], x_first, x_count, x_table)
-        x_low = min(x_first[0], x_first[size - 1])
-        x_high = max(x_first[0] + x_count[0], x_first[size - 1] + x_count[size - 1])
-        span = (x_high - x_low) * channels
-        row = np.empty(span, np.float32)
-        for i in range(size):
-            row[:] = 0.0
-            for k in range(y_count[i]):
-                weight = y_table[i, k] * np.float32(1.0 / 255.0)
-                source = base + ((y_first[i] + k) * w + x_low) * channels
-                for j in range(span):
-                    row[j] += weight * pixels[source + j]
-            for j in range(size):
-                at = (x_first[j] - x_low) * channels
-                for c in range(channels):
-                    total = np.float32(0.0)
-                    for k in range(x_count[j]):
-                        total += x_table[j, k] * row[at + k * channels + c]
-                    out[n, c, i, j] = total
+    """One affine map, one clamp, solarise, normalise, for a stretch of pixels."""
+    none, one = np.float32(0.0), np.float32(1.0)
+    m00, m01, m02, m03, m10, m11 = m[0, 0], m[0, 1], m[0, 2], m[0, 3], m[1, 0], m[1, 1]
+    m12, m13, m20, m21, m22, m23 = m[1, 2], m[1, 3], m[2, 0], m[2, 1], m[2, 2], m[2, 3]
+    mean_a, mean_b, mean_c, scale_a, scale_b, scale_c = mean[0], mean[1], mean[2], scale[0], scale[1], scale[2]
+    for p in range(a.shape[0]):
+        x, y, z = a[p], b[p], c[p]
+        u = min(max(m00 * x + m01 * y + m02 * z + m03, none), one)
+        v = min(max(m10 * x + m11 * y + m12 * z + m13, none), one)
+        w = min(max(m20 * x + m21 * y + m22 * z + m23, none), one)
+        u = one - u if u >= threshold else u
+        v = one - v if v >= threshold else v
+        w = one - w if w >= threshold else w
+        out_a[p] = (u - mean_a) * scale_a
+        out_b[p] = (v - mean_b) * scale_b
+        out_c[p] = (w - mean_c) * scale_c
 
 
 @compiled
-def _gaussian(keys: Any, out: Any) -> None:
-    """Standard normal numbers, out [B, P]: splitmix64 counted from each picture's key, then Box and Muller (1958)."""
-    golden, mix_1, mix_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-    for n in range(out.shape[0]):
-        for p in range(out.shape[1]):
-            x = keys[n] + golden * np.uint64(p + 1)
-            x = (x ^ (x >> np.uint64(30))) * mix_1
-            x = (x ^ (x >> np.uint64(27))) * mix_2
-            x = x ^ (x >> np.uint64(31))
-            u = (np.float64(x >> np.uint64(32)) + 0.5) / 4294967296.0
-            v = np.float64(x & np.uint64(0xFFFFFFFF)) / 4294967296.0
-            out[n, p] = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+def _colour_one(x: Any, factor: Any, shift: Any, threshold: Any, mean: Any, scale: Any, out: Any) -> None:
+    none, one = np.float32(0.0), np.float32(1.0)
+    for p in range(x.shape[0]):
+        u = min(max(factor * x[p] + shift, none), one)
+        u = one - u if u >= threshold else u
+        out[p] = (u - mean) * scale
 
 
-def crop_resize(
+@compiled
+def _matrix(brightness: float, contrast: float, colour: float, hue: float, mean: float, maps: Any, out: Any) -> None:
+    """See colour.colour_maps."""
+    angle = -2.0 * math.pi * hue
+    cosine, sine = colour * math.cos(angle), colour * math.sin(angle)
+    for r in range(3):
+        for c in range(3):
+            out[r, c] = brightness * contrast * (maps[0, r, c] + cosine * maps[1, r, c] + sine * maps[2, r, c])
+        out[r, 3] = (1.0 - contrast) * brightness * mean
+
+
+@compiled
+def _paint(
+    pixels: Any, base: int, width: int, channels: int, y_low: int, y_high: int, x_low: int, x_high: int, bits: Any, start: int,
+    colour: Any, key: Any, to: Any,
+) -> None:  # fmt: skip
+    """The window of one picture with its background filled, into `to` as [y, x, C]; a colour under 0 is noise."""
+    wide = x_high - x_low
+    for y in range(y_low, y_high):
+        for x in range(x_low, x_high):
+            p = y * width + x
+            front = (bits[start + (p >> 3)] >> np.uint8(7 - (p & 7))) & np.uint8(1)
+            at = ((y - y_low) * wide + x - x_low) * channels
+            for c in range(channels):
+                if front:
+                    to[at + c] = pixels[base + p * channels + c]
+                elif colour[c] >= 0:
+                    to[at + c] = np.uint8(colour[c])
+                else:
+                    to[at + c] = noise_byte(key, p * channels + c)
+
+
+@compiled
+def _make(
+    pixels: Any, starts: Any, heights: Any, widths: Any, box: Any, flip: Any, factors: Any, noise_key: Any, solarize: Any, masked: Any,
+    bits: Any, bit_starts: Any, colours: Any, painted: Any, painted_read: Any, threshold: float, noise: float, mean: Any, scale: Any,
+    maps: Any, luma: Any, size: int, out: Any,
+) -> None:  # fmt: skip
+    """Views into out [B, C, S, S]. factors float64 [5, B]: brightness, contrast, saturation (0: gray), hue, sigma."""
+    b, channels = out.shape[0], out.shape[1]
+    tallest, widest = 1.0, 1.0
+    for n in range(b):
+        tallest, widest = max(tallest, box[n, 2]), max(widest, box[n, 3])
+    blocks = (size + LANES - 1) // LANES
+    across, down = blocks * LANES, (size + ROWS - 1) // ROWS * ROWS
+    plane = down * across
+    y_first, y_count = np.empty(size, np.int64), np.empty(size, np.int64)
+    y_table = np.empty((size, int(2 * max(tallest / size, 1.0)) + 4), np.float32)
+    x_first, x_count, x_at = np.empty(blocks, np.int64), np.empty(blocks, np.int64), np.empty(blocks, np.int64)
+    longest = int(widest) + 4
+    x_table = np.empty((longest + blocks * (int(2 * max(widest / size, 1.0)) + 4)) * LANES, np.float32)
+    lines = np.zeros(ROWS * (longest * channels + LANES), np.float32)
+    work = np.zeros(channels * plane, np.float32)
+    reach = 0
+    for n in range(b):
+        if factors[4, n] > 0.25:
+            reach = max(reach, min(size - 1, math.ceil(3.0 * factors[4, n])))
+    weights, line = np.empty(2 * reach + 1, np.float32), np.zeros(across + 2 * reach, np.float32)
+    padded = np.empty((size + 2 * reach) * across if reach > 0 else 0, np.float32)
+    matrix = np.empty((3, 4), np.float32)
+    flat = out.reshape(-1)
+    for n in range(b):
+        h, w, top, left = heights[n], widths[n], box[n, 0], box[n, 1]
+        if masked[n]:
+            y_low, y_high = window(top, box[n, 2], h)
+            x_low, x_high = window(left, box[n, 3], w)
+            _paint(
+                pixels, starts[n], w, channels, y_low, y_high, x_low, x_high, bits, bit_starts[n], colours[n], noise_key[n], painted
+            )  # fmt: skip
+            resize(
+                painted_read, 0, y_high - y_low, x_high - x_low, channels, top - y_low, left - x_low, box[n, 2], box[n, 3], flip[n],
+                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, lines, work,
+            )  # fmt: skip
+        else:
+            resize(
+                pixels, starts[n], h, w, channels, top, left, box[n, 2], box[n, 3], flip[n],
+                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, lines, work,
+            )  # fmt: skip
+        if factors[4, n] > 0.25:  # under a quarter of a pixel the neighbours' weight is below 0.0004: nothing to see
+            blur(factors[4, n], channels, size, across, plane, weights, line, padded, work)
+        contrast, middle = factors[1, n], 0.0
+        if contrast != 1.0:
+            for c in range(channels):
+                share = luma[c] if channels == 3 else 1.0 / channels
+                middle += share * _mean(work, c * plane, size, across)
+        limit = np.float32(threshold if solarize[n] else 2.0)
+        to = n * channels * size * size
+        stretch, stretches = (size * size, 1) if across == size else (size, size)
+        if channels == 3:
+            _matrix(factors[0, n], contrast, factors[2, n], factors[3, n], middle, maps, matrix)
+            for i in range(stretches):
+                s, t, q = i * across, to + i * size, size * size
+                _colour_rgb(
+                    work[s : s + stretch], work[plane + s : plane + s + stretch], work[2 * plane + s : 2 * plane + s + stretch],
+                    matrix, limit, mean, scale,
+                    flat[t : t + stretch], flat[t + q : t + q + stretch], flat[t + 2 * q : t + 2 * q + stretch],
+                )  # fmt: skip
+        else:
+            factor = np.float32(factors[0, n] * contrast)
+            shift = np.float32((1.0 - contrast) * factors[0, n] * middle)
+            for c in range(channels):
+                for i in range(stretches):
+                    s, t = c * plane + i * across, to + (c * size + i) * size
+                    _colour_one(work[s : s + stretch], factor, shift, limit, mean[c], scale[c], flat[t : t + stretch])
+        if noise > 0.0:
+            p, last = 0, channels * size * size
+            while p < last:
+                first, second = normal_pair(noise_key[n], p >> 1)
+                flat[to + p] += np.float32(noise * first) * scale[p // (size * size)]
+                if p + 1 < last:
+                    flat[to + p + 1] += np.float32(noise * second) * scale[(p + 1) // (size * size)]
+                p += 2
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="views")
+
+
+def make_views(
     pixels: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
     heights: npt.NDArray[np.int32],
     widths: npt.NDArray[np.int32],
-    channels: int,
-    index: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float64],
-    flips: npt.NDArray[np.bool_],
-    size: int,
+    view: View,
+    drawn: ViewParameters,
+    mean: npt.NDArray[np.float32],
+    std: npt.NDArray[np.float32],
+    *,
+    foregrounds: Foregrounds | None = None,
+    index: npt.NDArray[np.int64] | None = None,
+    out: npt.NDArray[np.float32] | None = None,
     threads: int = 1,
 ) -> npt.NDArray[np.float32]:
-    """Crops of packed pictures as float32 [B, C, S, S] in [0, 1]; the same bits for any number of threads.
+    """The views that the parameters describe, float32 [B, C, S, S], normalised; the same bits for any number of threads.
 
-    pixels: flat uint8 pack, pictures [H, W, C] at `offsets`. index int64 [B]: which pictures. boxes [B, 4]: top, left, height,
-    width in source pixels. Shrinking averages (triangle filter as wide as the step), enlarging interpolates linearly.
+    pixels: uint8, flat; picture n is [heights[n], widths[n], C] at starts[n]. mean, std float32 [C]. foregrounds, with the pictures'
+    positions `index` [B]: what stands in front, for views without background. out: an array to write into. Shrinking averages (a
+    triangle filter as wide as the step), enlarging interpolates linearly. Only C = 3 knows saturation, hue and grayscale.
     """
-    out = np.empty((len(index), channels, size, size), np.float32)
-    parts = np.array_split(np.arange(len(index)), max(1, min(threads, len(index))))
+    b, size, channels = len(starts), drawn.size, len(mean)
+    out = np.empty((b, channels, size, size), np.float32) if out is None else out
+    if b == 0:
+        return out
+    masked, bits, bit_starts = np.zeros(b, np.bool_), np.zeros(1, np.uint8), np.zeros(b, np.int64)
+    if foregrounds is not None and index is not None and view.mask_background > 0.0:
+        masked, bits, bit_starts = drawn.masked & foregrounds.usable[index], foregrounds.bits, foregrounds.starts[index]
+    colours = backgrounds(view.background, drawn.background, mean) if masked.any() else np.zeros((b, channels), np.int64)
+    saturation = np.where(drawn.grayscale, 0.0, drawn.saturation)
+    factors = np.stack([drawn.brightness, drawn.contrast, saturation, drawn.hue, drawn.blur_sigma])
+    # one kind of array, whether the pack is a read-only map or memory: the kernel is compiled once
+    pixels, bits = _read_only(pixels), _read_only(bits)
 
     def work(part: npt.NDArray[np.int64]) -> None:
-        a, b = part[0], part[-1] + 1
-        _crop_resize(pixels, offsets, heights, widths, index[a:b], boxes[a:b], flips[a:b], channels, out[a:b])
+        s = slice(part[0], part[-1] + 1)
+        room = 0
+        if masked[s].any():  # the windows are at most two pixels longer than the boxes
+            sides = np.minimum(np.ceil(drawn.box[s, 2:]) + 2, np.stack([heights[s], widths[s]], 1))[masked[s]]
+            room = int(sides.prod(1).max()) * channels
+        painted = np.empty(room, np.uint8)
+        _make(
+            pixels, np.ascontiguousarray(starts[s]), heights[s].astype(np.int64), widths[s].astype(np.int64),
+            np.ascontiguousarray(drawn.box[s]), np.ascontiguousarray(drawn.flip[s]), np.ascontiguousarray(factors[:, s]),
+            np.ascontiguousarray(drawn.noise_key[s]), np.ascontiguousarray(drawn.solarize[s]), np.ascontiguousarray(masked[s]),
+            bits, np.ascontiguousarray(bit_starts[s]), np.ascontiguousarray(colours[s]), painted, _read_only(painted),
+            view.solarize_threshold, view.noise, mean, 1.0 / std, MAPS, LUMA, size, out[s],
+        )  # fmt: skip
 
-    if len(index) == 0:
-        return out
+    parts = np.array_split(np.arange(b), max(1, min(threads, b)))
     if len(parts) == 1:
         work(parts[0])
     else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(work, parts))
+        list(_pool(len(parts)).map(work, parts))
     return out
 
 
-def gaussian_noise(keys: npt.NDArray[np.uint64], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Standard normal noise float32 [B, *shape], a function of each picture's key alone.
-
-    Example:
-        >>> from smallview.seeds import sample_keys
-        >>> gaussian_noise(sample_keys(0, "doc", [1, 2]), (3, 4, 4)).shape
-        (2, 3, 4, 4)
-    """
-    out = np.empty((len(keys), int(np.prod(shape))), np.float32)
-    _gaussian(keys, out)
-    return out.reshape(len(keys), *shape)
+def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    same = array.view()
+    same.flags.writeable = False
+    return same

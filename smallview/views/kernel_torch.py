@@ -1,111 +1,159 @@
-"""The torch executor: crops, colour, blur, solarise, noise and normalisation as batched algebra on any device.
+"""The torch executor of views: the same algebra as the CPU kernel, as batched products on any device, with no loop over pictures.
 
-Legend: B pictures, C channels, S the side of a view, H and W source sides. Colour acts as ONE affine map per picture, clamped once
-at the end: without clamps in between brightness, contrast, saturation, hue and grayscale commute, so no order is drawn. Hue turns the
-YIQ colour plane, so gray stays gray.
+Legend: B pictures, C channels, S the side of a view, H and W source sides. What was drawn goes to the device once per view; nothing
+comes back, so that a GPU never waits. It agrees with the CPU kernel within 2/255.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from smallview.views.kernel_cpu import gaussian_noise
+from smallview.views.colour import LUMA, colour_maps
+from smallview.views.noise import GOLDEN, MIX_1, MIX_2
 from smallview.views.sampling import ViewParameters
-from smallview.views.view import View
-
-_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+from smallview.views.view import View, backgrounds
 
 
-def _axis_weights(start: Tensor, length: Tensor, limit: int, size: int, flip: Tensor | None = None) -> Tensor:
-    """Triangle-filter weights [B, S, limit] of one axis; the same numbers as the CPU executor's tables."""
-    step = (length / size)[:, None, None]
-    middle = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
-    place = torch.arange(limit, device=start.device)[None, None, :]
-    low = torch.floor(start + 1e-9).clamp(0, limit - 1)
-    high = torch.minimum(torch.maximum(torch.ceil(start + length - 1e-9), low + 1), torch.full_like(low, limit))
-    weights = (1.0 - ((place + 0.5 - middle) / step.clamp(min=1.0)).abs()).clamp(min=0.0)
-    weights = weights * ((place >= low[:, None, None]) & (place < high[:, None, None]))
-    weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+def _to(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array of parameters on the device, in single precision where it has a point (MPS knows no other)."""
+    array = array.astype(np.float32) if array.dtype == np.float64 else np.ascontiguousarray(array)
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _axis_weights(
+    start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], limits: npt.NDArray[np.int64], size: int, most: int,
+    device: torch.device, flip: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Triangle-filter weights [B, S, most] of one axis, zero outside the crop; the numbers of the CPU kernel's tables."""
+    low = np.clip(np.floor(start + 1e-9), 0, None)
+    high = np.minimum(limits, np.maximum(low + 1, np.ceil(start + length - 1e-9)))
+    low = np.minimum(low, high - 1)
+    # counted from the window's first pixel, numbers stay small enough for single precision
+    first, last, origin, step = (_to(a, device)[:, None, None] for a in (low, high, start - low, length / size))
+    middle = origin + (torch.arange(size, device=device)[None, :, None] + 0.5) * step  # [B, S, 1]
+    place = torch.arange(most, device=device)[None, None, :]
+    inside = (place >= first) & (place < last)
+    weights = (1.0 - ((place - first + 0.5 - middle) / step.clamp(min=1.0)).abs()).clamp(min=0.0) * inside
+    total = weights.sum(2, keepdim=True)
+    # a box on the last fraction of a pixel meets no middle of one: its nearest pixel then
+    nearest = inside & (place - first == torch.minimum(middle.floor().clamp(min=0.0), last - first - 1))
+    weights = torch.where(total > 0.0, weights / total.clamp(min=1e-12), nearest.to(weights.dtype))
     return weights if flip is None else torch.where(flip[:, None, None], weights.flip(1), weights)
 
 
-def crop_resize(images: Tensor, boxes: npt.NDArray[np.float64], flips: npt.NDArray[np.bool_], size: int) -> Tensor:
-    """Crops of equally large pictures: uint8 [B, C, H, W] to float32 [B, C, S, S] in [0, 1], on the pictures' device."""
-    box = torch.from_numpy(boxes).to(images.device)  # [B, 4], float64 so that both executors round alike
-    flip = torch.from_numpy(flips).to(images.device)
-    rows = _axis_weights(box[:, 0], box[:, 2], images.shape[2], size).float()  # [B, S, H]
-    columns = _axis_weights(box[:, 1], box[:, 3], images.shape[3], size, flip).float()  # [B, S, W]
-    pixels = images.float() / 255.0
-    return rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)
-
-
-def colour_matrix(parameters: ViewParameters, mean: Tensor) -> Tensor:
-    """One affine colour map per picture, float32 [B, 3, 4], from the drawn factors and the crop's mean colour [B, 3].
-
-    In YIQ: brightness and contrast scale everything, saturation scales the colour plane, hue turns it, grayscale empties it; contrast
-    then moves towards the crop's mean gray.
-    """
-    b = len(parameters.flip)
-    yiq = torch.tensor(_YIQ, dtype=torch.float64)
-    brightness, contrast = torch.from_numpy(parameters.brightness), torch.from_numpy(parameters.contrast)
-    colour = torch.from_numpy(np.where(parameters.grayscale, 0.0, parameters.saturation))
-    angle = torch.from_numpy(parameters.hue) * (-2.0 * math.pi)  # red towards yellow, as elsewhere
-    plane = torch.zeros(b, 3, 3, dtype=torch.float64)
-    plane[:, 0, 0] = 1.0
-    plane[:, 1, 1] = plane[:, 2, 2] = colour * angle.cos()
-    plane[:, 2, 1] = colour * angle.sin()
-    plane[:, 1, 2] = -plane[:, 2, 1]
-    matrix = (brightness * contrast)[:, None, None] * (torch.linalg.inv(yiq) @ plane @ yiq)
-    towards = (1.0 - contrast) * brightness * (mean.cpu().double() @ yiq[0])  # [B]
-    return torch.cat([matrix, towards[:, None, None].expand(b, 3, 1)], 2).float()
-
-
-def gaussian_rows(sigma: Tensor, size: int) -> Tensor:
-    """Blur along one axis as matrices [B, S, S]: a Gaussian cut at 3 sigma, mirrored at the borders.
+def gaussian_rows(sigma: npt.NDArray[np.float64], size: int, device: torch.device) -> Tensor:
+    """Blur along one axis as matrices [B, S, S]: a Gaussian cut at 3 sigma, mirrored at the borders; the identity up to 0.25.
 
     The cut matters: an uncut Gaussian fills the matrix with denormal numbers, which slow the product two to three times.
     """
+    sharp = sigma <= 0.25
     reach = max(1, min(size - 1, math.ceil(3.0 * float(sigma.max()))))
-    shift = torch.arange(-reach, reach + 1, device=sigma.device)
-    weights = torch.exp(-0.5 * (shift[None, :] / sigma[:, None]) ** 2)
-    weights = weights * (shift.abs()[None, :] <= torch.ceil(3.0 * sigma)[:, None])
+    shift = torch.arange(-reach, reach + 1, device=device)
+    cut = _to(np.where(sharp, 0.0, np.minimum(np.ceil(3.0 * sigma), size - 1)), device)
+    weights = torch.exp(-0.5 * (shift[None, :] / _to(np.where(sharp, 1.0, sigma), device)[:, None]) ** 2)
+    weights = weights * (shift.abs()[None, :] <= cut[:, None])
     weights = weights / weights.sum(1, keepdim=True)  # [B, taps]
-    place = torch.arange(size, device=sigma.device)[:, None] + shift[None, :]  # [S, taps]
-    place = place.abs()
-    place = torch.where(place >= size, 2 * (size - 1) - place, place)
-    out = torch.zeros(len(sigma), size, size, device=sigma.device)
+    place = mirrored(torch.arange(size, device=device)[:, None] + shift[None, :], size)  # [S, taps]
+    out = torch.zeros(len(sigma), size, size, device=device)
     return out.scatter_add_(2, place.expand(len(sigma), -1, -1), weights[:, None, :].expand(-1, size, -1).contiguous())
 
 
-def disturb(crops: Tensor, view: View, parameters: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
-    """Apply the drawn colours, blur, solarisation and noise to crops [B, C, S, S] in [0, 1]; then (x - mean) / std.
+def mirrored(place: Tensor, size: int) -> Tensor:
+    """Places beyond the borders, mirrored so that the border itself stands once."""
+    place = place.abs()
+    return torch.where(place >= size, 2 * (size - 1) - place, place)
+
+
+def crop_resize(
+    images: Tensor, heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], drawn: ViewParameters, *, blur: bool = True
+) -> Tensor:
+    """Crops uint8 [B, C, H, W] to float32 [B, C, S, S] in [0, 1] on their device; picture n is the top left heights[n], widths[n].
+
+    Blur, where drawn and wanted, is one more factor of each axis' weights.
+    """
+    device, box = images.device, drawn.box
+    flip = _to(drawn.flip, device)
+    rows = _axis_weights(box[:, 0], box[:, 2], heights, drawn.size, images.shape[2], device)  # [B, S, H]
+    columns = _axis_weights(box[:, 1], box[:, 3], widths, drawn.size, images.shape[3], device, flip)  # [B, S, W]
+    if blur and bool((drawn.blur_sigma > 0.25).any()):
+        matrices = gaussian_rows(drawn.blur_sigma, drawn.size, device)
+        rows, columns = matrices @ rows, matrices @ columns
+    return rows[:, None] @ (images.float() * (1.0 / 255.0)) @ columns[:, None].transpose(2, 3)
+
+
+def _hashed(keys: npt.NDArray[np.uint64], places: int, device: torch.device) -> Tensor:
+    """splitmix64 as noise.py counts it, int64 [B, places]: the bits of its unsigned numbers."""
+
+    def signed(number: int) -> int:
+        return number - 2**64 if number >= 2**63 else number
+
+    def shifted(x: Tensor, by: int) -> Tensor:
+        return (x >> by) & ((1 << (64 - by)) - 1)
+
+    counter = torch.arange(1, places + 1, device=device, dtype=torch.int64) * signed(GOLDEN)
+    x = torch.from_numpy(keys.view(np.int64).copy()).to(device)[:, None] + counter[None]
+    x = (x ^ shifted(x, 30)) * signed(MIX_1)
+    x = (x ^ shifted(x, 27)) * signed(MIX_2)
+    return x ^ shifted(x, 31)
+
+
+def normal_noise(keys: npt.NDArray[np.uint64], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """noise.normal_noise on a device, float32 [B, *shape]; equal within rounding."""
+    n = math.prod(shape)
+    x = _hashed(keys, (n + 1) // 2, device)
+    radius = (-2.0 * ((((x >> 32) & 0xFFFFFFFF).float() + 0.5) / 4294967296.0).clamp(min=1e-12).log()).sqrt()
+    angle = (x & 0xFFFFFFFF).float() * (2.0 * math.pi / 4294967296.0)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 2).flatten(1)[:, :n].reshape(len(keys), *shape)
+
+
+def fill(
+    images: Tensor, front: Tensor, view: View, drawn: ViewParameters, numbers: Tensor, mean: npt.NDArray[np.float32]
+) -> Tensor:
+    """Pictures uint8 [B, C, H, W] with a filled background where `front`, bool [B, H, W], is false; numbers [B, H, W] count pixels."""
+    b, c, h, w = images.shape
+    if view.background == "noise":
+        hashed = _hashed(~drawn.noise_key, h * w * c, images.device)
+        places = numbers[:, None] * c + torch.arange(c, device=images.device)[None, :, None, None]
+        drawn_bytes = hashed.gather(1, places.clamp(max=h * w * c - 1).flatten(1)) >> 56
+        paint = (drawn_bytes & 0xFF).to(torch.uint8).view(b, c, h, w)
+    else:
+        colours = backgrounds(view.background, drawn.background, mean)
+        paint = torch.from_numpy(colours.astype(np.uint8)).to(images.device)[:, :, None, None].expand_as(images)
+    return torch.where(front[:, None], images, paint)
+
+
+def disturb(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
+    """Colour, solarise, noise and normalisation of crops [B, C, S, S] in [0, 1]; blur has been a part of the crop.
 
     mean, std float [C]. Pictures that have not three channels know brightness and contrast only.
     """
     b, c, s, _ = crops.shape
+    device = crops.device
     if c == 3:
-        matrix = colour_matrix(parameters, crops.mean((2, 3))).to(crops.device)  # [B, 3, 4]
-        crops = torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], crops.reshape(b, 3, s * s)).view(b, 3, s, s).clamp_(0.0, 1.0)
+        saturation = np.where(drawn.grayscale, 0.0, drawn.saturation)
+        matrices, shares = colour_maps(drawn.brightness, drawn.contrast, saturation, drawn.hue)
+        shift = _to(shares, device) * (crops.mean((2, 3)) @ _to(LUMA, device))  # [B]
+        crops = torch.baddbmm(shift[:, None, None], _to(matrices, device), crops.reshape(b, 3, s * s)).view(b, 3, s, s)
     elif view.jitter > 0.0:
-        bright = torch.from_numpy(parameters.brightness).float().to(crops.device)[:, None, None, None]
-        factor = torch.from_numpy(parameters.contrast).float().to(crops.device)[:, None, None, None]
-        crops = crops * bright
-        crops = (factor * crops + (1.0 - factor) * crops.mean((1, 2, 3), keepdim=True)).clamp_(0.0, 1.0)
-    # under a quarter of a pixel the neighbours' weight is below 0.0004: nothing to see
-    blurred = np.flatnonzero(parameters.blur_sigma > 0.25)
-    if len(blurred):
-        which = torch.from_numpy(blurred).to(crops.device)
-        rows = gaussian_rows(torch.from_numpy(parameters.blur_sigma[blurred]).float().to(crops.device), s)[:, None]
-        crops = crops.index_copy(0, which, rows @ crops[which] @ rows.transpose(2, 3))
+        factor, share = drawn.brightness * drawn.contrast, (1.0 - drawn.contrast) * drawn.brightness
+        shift = _to(share, device) * crops.mean((1, 2, 3))
+        crops = _to(factor, device)[:, None, None, None] * crops + shift[:, None, None, None]
+    crops = crops.clamp_(0.0, 1.0)
+    return finish(crops, view, drawn, mean, std)
+
+
+def finish(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
+    """What comes last in every mode: solarise, noise, normalise."""
     if view.solarize > 0.0:
-        chosen = torch.from_numpy(parameters.solarize).to(crops.device)[:, None, None, None]
+        chosen = _to(drawn.solarize, crops.device)[:, None, None, None]
         crops = torch.where(chosen & (crops >= view.solarize_threshold), 1.0 - crops, crops)
     if view.noise > 0.0:
-        noise = torch.from_numpy(gaussian_noise(parameters.noise_key, (c, s, s))).to(crops.device)
-        crops = crops + view.noise * noise
+        crops = crops + view.noise * normal_noise(drawn.noise_key, tuple(crops.shape[1:]), crops.device)
     return (crops - mean[:, None, None]) / std[:, None, None]

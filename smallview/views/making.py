@@ -1,8 +1,10 @@
-"""From pictures in a pack to the views of a batch: draw, crop, disturb."""
+"""From pictures in a pack to the views of a batch: draw, cut, disturb."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,21 +12,24 @@ import torch
 from torch import Tensor
 
 from smallview.errors import UsageError
-from smallview.records import Batch, Pictures, ViewBatch
-from smallview.views import kernel_cpu, kernel_torch, sampling
-from smallview.views.sampling import ViewParameters
+from smallview.records import Batch, Foregrounds, Pictures, ViewBatch
+from smallview.views import kernel_cpu, kernel_torch, parity, sampling
+from smallview.views.device import DevicePictures, pixel_numbers
+from smallview.views.sampling import Mode, ViewParameters
 from smallview.views.view import View, pixels
+
+_PLAIN = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
 
 
 class ViewMaker:
     """Makes the views of a batch: the same bits for the same (seed, epoch, progress, pictures), whatever the threads or the order.
 
-    Crops are cut by the compiled CPU kernel from the pack itself; with CUDA, equally large pictures are kept on the device and cut
-    there (MPS has no float64, which the boxes need). mean and std float [C] are the run's normalisation. masked: the same pictures
-    without background, from which a view's share `mask_background` is cut.
+    mean and std float [C] are the run's normalisation. foregrounds: what stands in front, for views that mask the background. mode:
+    fast, one algebra for all; parity, torchvision's own semantics. executor: the compiled kernel, which cuts views from the pack
+    itself on the CPU, or torch on any device; auto takes the kernel for fast views on a CPU. Every view of a batch is cut from one decode.
 
     Raises:
-        UsageError: a view that masks the background without such a copy, or a copy of another geometry.
+        UsageError: a view that masks the background without foregrounds, or those of another number of pictures.
     """
 
     def __init__(
@@ -37,98 +42,141 @@ class ViewMaker:
         seed: int,
         device: torch.device | str = "cpu",
         threads: int = 1,
-        masked: Pictures | None = None,
+        foregrounds: Foregrounds | None = None,
+        *,
+        mode: Mode = "fast",
+        executor: Literal["auto", "kernel", "torch"] = "auto",
+        keep: bool | None = None,
     ) -> None:
-        _check_masked(views, pictures, masked)
-        self.pictures, self.masked = pictures, masked
-        self.views, self.size, self.seed, self.threads = tuple(views), size, seed, threads
+        _check_masks(views, pictures, foregrounds)
+        self.pictures, self.foregrounds = pictures, foregrounds
+        self.views, self.size, self.seed, self.threads, self.mode = tuple(views), size, seed, threads, mode
         self.device = torch.device(device)
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
-        self.std = torch.tensor(std, dtype=torch.float32, device=self.device)
-        kept = self.device.type == "cuda" and pictures.one_size is not None
-        self.resident = self._keep(pictures) if kept else None
-        self.resident_masked = self._keep(masked) if kept and masked is not None else None
-
-    def _keep(self, pictures: Pictures) -> Tensor:
-        """Equally large pictures as uint8 [N, C, H, W] on the device."""
-        assert pictures.one_size is not None
-        copy = np.array(pictures.pixels).reshape(len(pictures), *pictures.one_size, pictures.channels)
-        return torch.from_numpy(copy).permute(0, 3, 1, 2).contiguous().to(self.device)
+        self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
+        on_cpu = self.device.type == "cpu"
+        if executor == "kernel" and not on_cpu:
+            raise UsageError(f"executor is kernel and the device {self.device}; wanted torch there")
+        self.executor = ("kernel" if on_cpu else "torch") if executor == "auto" else executor
+        self.on_device = (
+            None if self.executor == "kernel" else DevicePictures(pictures, self.device, foregrounds, keep, threads)
+        )
+        self._moments = (torch.from_numpy(self.mean).to(self.device), torch.from_numpy(self.std).to(self.device))
+        self._slots: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
 
     def draw(self, batch: Batch) -> list[ViewParameters]:
         """The parameters of every view of the batch, as plain arrays."""
         index, heights, widths = batch.index, self.pictures.heights[batch.index], self.pictures.widths[batch.index]
         return [
-            sampling.draw(view, v, pixels(view.size, self.size, batch.progress), heights, widths, index, self.seed, batch.epoch)
+            sampling.draw(
+                view, v, pixels(view.size, self.size, batch.progress), heights, widths, index, self.seed, batch.epoch, self.mode
+            )
             for v, view in enumerate(self.views)
         ]
 
+    def make(
+        self, index: npt.NDArray[np.int64], parameters: Sequence[ViewParameters], slot: int | None = None
+    ) -> tuple[ViewBatch, ...]:
+        """The views that the parameters describe: replaying drawn parameters gives the same bits again.
+
+        slot: write into buffers of this number, which the next call with it writes over; None makes new ones.
+        """
+        pairs = list(zip(self.views, parameters, strict=True))
+        if self.on_device is not None:
+            images = self.on_device.images(index) if pairs else None
+            return tuple(ViewBatch(self._on_device(index, images, view, drawn), view.seen_by) for view, drawn in pairs)
+        flat, starts = self.pictures.gather(index, self.threads)
+        out = []
+        for v, (view, drawn) in enumerate(pairs):
+            into = self._buffer(slot, v, (len(index), self.pictures.channels, drawn.size, drawn.size))
+            if self.mode == "fast":
+                made = torch.from_numpy(self._cut(flat, starts, index, view, drawn, self.mean, self.std, into))
+            else:
+                bare = _bare(drawn)
+                crops = self._cut(flat, starts, index, view, bare, np.zeros_like(self.mean), np.ones_like(self.std), into)
+                made = parity.disturb(torch.from_numpy(crops), view, drawn, *self._moments)
+            out.append(ViewBatch(made, view.seen_by))
+        return tuple(out)
+
+    def __call__(self, batch: Batch, slot: int | None = None) -> tuple[ViewBatch, ...]:
+        """Draw and make: one ViewBatch [B, C, S, S] per view."""
+        return self.make(batch.index, self.draw(batch), slot)
+
     def crop(
-        self,
-        index: npt.NDArray[np.int64],
-        boxes: npt.NDArray[np.float64],
-        flips: npt.NDArray[np.bool_],
-        size: int,
-        masked: npt.NDArray[np.bool_] | None = None,
+        self, index: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64], flips: npt.NDArray[np.bool_], size: int
     ) -> Tensor:
-        """Crops float [B, C, S, S] in [0, 1] on the maker's device; `masked` bool [B] are cut from the copy without background."""
-        rows = np.empty(0, np.int64) if masked is None else np.flatnonzero(masked)
-        if self.resident is not None:
-            where = torch.from_numpy(index).to(self.device)
-            images = self.resident[where]
-            if len(rows):
-                assert self.resident_masked is not None
-                at = torch.from_numpy(rows).to(self.device)
-                images[at] = self.resident_masked[where[at]]
-            return kernel_torch.crop_resize(images, boxes, flips, size)
-        crops = self._cut(self.pictures, index, boxes, flips, size)
-        if len(rows):
-            assert self.masked is not None
-            crops[rows] = self._cut(self.masked, index[rows], boxes[rows], flips[rows], size)
-        return torch.from_numpy(crops).to(self.device)
+        """Crops float [B, C, S, S] in [0, 1] and nothing else done to them, on the maker's device."""
+        drawn = sampling.neutral(boxes, flips, size)
+        if self.on_device is not None:
+            images = self.on_device.images(index)
+            return kernel_torch.crop_resize(images, *self._sides(index), drawn)
+        flat, starts = self.pictures.gather(index, self.threads)
+        zeros, ones = np.zeros_like(self.mean), np.ones_like(self.std)
+        return torch.from_numpy(self._cut(flat, starts, index, _PLAIN, drawn, zeros, ones, None))
+
+    def memory(self, batch_size: int, slots: int) -> int:
+        """Bytes that the buffers of this many slots hold, views at their largest."""
+        sides = [max(pixels(view.size, self.size, progress) for progress in (0.0, 0.5, 1.0)) for view in self.views]
+        return 4 * slots * batch_size * self.pictures.channels * sum(side * side for side in sides)
+
+    def _sides(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return self.pictures.heights[index].astype(np.int64), self.pictures.widths[index].astype(np.int64)
 
     def _cut(
         self,
-        p: Pictures,
+        flat: npt.NDArray[np.uint8],
+        starts: npt.NDArray[np.int64],
         index: npt.NDArray[np.int64],
-        boxes: npt.NDArray[np.float64],
-        flips: npt.NDArray[np.bool_],
-        size: int,
+        view: View,
+        drawn: ViewParameters,
+        mean: npt.NDArray[np.float32],
+        std: npt.NDArray[np.float32],
+        out: npt.NDArray[np.float32] | None,
     ) -> npt.NDArray[np.float32]:
-        return kernel_cpu.crop_resize(
-            pixels, starts, p.heights[index], p.widths[index], p.channels, np.arange(len(index)), boxes, flips, size, self.threads
+        heights, widths = self.pictures.heights[index], self.pictures.widths[index]
+        return kernel_cpu.make_views(
+            *(flat, starts, heights, widths, view, drawn, mean, std),
+            foregrounds=self.foregrounds,
+            index=index,
+            out=out,
+            threads=self.threads,
         )
 
-    def make(self, index: npt.NDArray[np.int64], parameters: Sequence[ViewParameters]) -> tuple[ViewBatch, ...]:
-        """The views that the parameters describe: replaying drawn parameters gives the same bits again."""
-        out = []
-        for view, drawn in zip(self.views, parameters, strict=True):
-            crops = self.crop(index, drawn.box, drawn.flip, drawn.size, drawn.masked)
-            out.append(ViewBatch(kernel_torch.disturb(crops, view, drawn, self.mean, self.std), view.seen_by))
-        return tuple(out)
+    def _on_device(self, index: npt.NDArray[np.int64], images: Tensor | None, view: View, drawn: ViewParameters) -> Tensor:
+        assert images is not None and self.on_device is not None
+        if view.mask_background > 0.0 and self.foregrounds is not None and bool(drawn.masked.any()):
+            tall, wide = images.shape[2:]
+            numbers = pixel_numbers(self.pictures.widths[index], tall, wide, self.device)
+            front = self.on_device.front(index, drawn.masked, tall, wide)
+            images = kernel_torch.fill(images, front, view, drawn, numbers, self.mean)
+        crops = kernel_torch.crop_resize(images, *self._sides(index), drawn, blur=self.mode == "fast")
+        disturb = kernel_torch.disturb if self.mode == "fast" else parity.disturb
+        return disturb(crops, view, drawn, *self._moments)
 
-    def __call__(self, batch: Batch) -> tuple[ViewBatch, ...]:
-        """Draw and make: one ViewBatch [B, C, S, S] per view."""
-        return self.make(batch.index, self.draw(batch))
+    def _buffer(self, slot: int | None, view: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
+        if slot is None:
+            return None
+        kept = self._slots.get((slot, view))
+        if kept is None or kept.shape != shape:
+            kept = self._slots[slot, view] = np.empty(shape, np.float32)
+        return kept
 
 
-def _check_masked(views: Sequence[View], pictures: Pictures, masked: Pictures | None) -> None:
-    if masked is None:
+def _bare(drawn: ViewParameters) -> ViewParameters:
+    """The crop, flip and mask of what was drawn, and nothing else."""
+    neutral = sampling.neutral(drawn.box, drawn.flip, drawn.size)
+    return replace(neutral, masked=drawn.masked, background=drawn.background, noise_key=drawn.noise_key)
+
+
+def _check_masks(views: Sequence[View], pictures: Pictures, foregrounds: Foregrounds | None) -> None:
+    if foregrounds is None:
         for v, view in enumerate(views):
             if view.mask_background > 0.0:
                 raise UsageError(
                     f"view {v} masks the background (mask_background {view.mask_background:g}) and there are no masks; "
                     f"give masks=..., or set method.views.{v}.mask_background=0"
                 )
-    elif not (
-        masked.channels == pictures.channels
-        and np.array_equal(masked.heights, pictures.heights)
-        and np.array_equal(masked.widths, pictures.widths)
-    ):
-        raise UsageError(
-            f"{len(masked):,} masked pictures of {masked.channels} channels for {len(pictures):,} of {pictures.channels}; "
-            "wanted a copy of the same pictures, each of its size: make it with mask_pictures"
-        )
+    elif len(foregrounds.starts) != len(pictures):
+        raise UsageError(f"masks of {len(foregrounds.starts):,} pictures for {len(pictures):,}; wanted one for each")
 
 
 def centre_part(pictures: Pictures, size: int) -> float:
@@ -150,10 +198,10 @@ def centre_views(
 ) -> Iterator[Tensor]:
     """The one centre view of evaluation, in the pack's order or of the positions `which`: float [B, C, S, S], normalised, on the CPU."""
     which = np.arange(len(pictures)) if which is None else which
-    maker = ViewMaker(pictures, (), size, mean, std, seed=0, threads=threads)
+    maker = ViewMaker(pictures, (_PLAIN,), size, mean, std, seed=0, threads=threads)
     part = centre_part(pictures, size)
     for start in range(0, len(which), batch_size):
         index = which[start : start + batch_size]
         boxes = sampling.centre(pictures.heights[index], pictures.widths[index], part)
-        crops = maker.crop(index, boxes, np.zeros(len(index), np.bool_), size)
-        yield (crops - maker.mean[:, None, None]) / maker.std[:, None, None]
+        (made,) = maker.make(index, [sampling.neutral(boxes, np.zeros(len(index), np.bool_), size)])
+        yield made.images

@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from smallview.seeds import sample_keys, uniforms
+from smallview.seeds import derive
+from smallview.views.compiling import compiled
 from smallview.views.view import View
 
 ATTEMPTS = 10
+Mode = Literal["fast", "parity"]
 Floats = npt.NDArray[np.float64]
+# each op draws from a key of its own: a new one changes no other
+_OPS = (
+    *("crop", "jitter", "brightness", "contrast", "saturation", "flip", "grayscale", "blur", "solarize", "mask"),
+    *("hue", "sigma", "noise", "order", "background"),
+)
 
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Everything that was drawn for one view of B pictures: replaying it gives the view again.
+    """Everything that was drawn for one view of B pictures: replaying it gives the view again, to the bit.
 
-    size: the view's side in pixels. masked bool [B]: cut from the copy without background. box float64 [B, 4]: top, left, height,
-    width in source pixels. flip, grayscale, solarize bool [B]. brightness, contrast, saturation float64 [B]: factors, 1 is
-    neutral. hue float64 [B]: turns. blur_sigma float64 [B]: pixels of the view, 0 is none. noise_key uint64 [B].
+    size: the view's side in pixels. box float64 [B, 4]: top, left, height, width in source pixels. flip, grayscale, solarize
+    bool [B]. brightness, contrast, saturation float64 [B]: factors, 1 is neutral. hue float64 [B]: turns. order int64 [B, 4]: which of
+    brightness, contrast, saturation, hue comes first, second, ... (parity only; in fast views they commute). blur_sigma float64 [B]:
+    pixels of the view, 0 is none. masked bool [B]: cut without its background. background float64 [B]: the gray of a background whose
+    gray is drawn. noise_key uint64 [B].
     """
 
     size: int
-    masked: npt.NDArray[np.bool_]
     box: Floats
     flip: npt.NDArray[np.bool_]
     brightness: Floats
@@ -38,29 +47,86 @@ class ViewParameters:
     grayscale: npt.NDArray[np.bool_]
     blur_sigma: Floats
     solarize: npt.NDArray[np.bool_]
+    order: npt.NDArray[np.int64]
+    masked: npt.NDArray[np.bool_]
+    background: Floats
     noise_key: npt.NDArray[np.uint64]
 
 
-def draw_boxes(view: View, heights: Floats, widths: Floats, u: Floats) -> Floats:
-    """Random resized crop: boxes [B, 4] from uniform numbers u [B, 2 * ATTEMPTS + 2].
+@compiled
+def _mix(x: Any) -> Any:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
-    Area uniform in `scale`, log ratio uniform in `ratio`, the first of ten attempts that fits; else the largest centre box
-    whose ratio is allowed (Szegedy et al., 2015, as torchvision does it, but with boxes on real numbers: small pictures keep
-    their distribution and no box rounds to nothing).
+
+@compiled
+def _key(sample: Any, base: Any) -> Any:
+    """seeds.sample_keys, for one sample."""
+    return _mix(_mix(np.uint64(sample) * np.uint64(0x9E3779B97F4A7C15) + base) + base)
+
+
+@compiled
+def _uniform(key: Any, n: int) -> Any:
+    """Number n of seeds.uniforms."""
+    return np.float64(_mix(key + np.uint64(0x9E3779B97F4A7C15) * np.uint64(n + 1)) >> np.uint64(11)) * 2.0**-53
+
+
+@compiled
+def _box(key: Any, height: float, width: float, crop: Any, whole: bool, out: Any) -> None:
+    """Random resized crop: area uniform in scale, log ratio uniform, the first of ten attempts that fits, else the centre.
+
+    The place has numbers of its own, so that it is uniform whichever attempt fits. `whole`: on whole pixels, as torchvision does it.
     """
-    area = heights[:, None] * widths[:, None] * (view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0 : 2 * ATTEMPTS : 2])
-    low, high = math.log(view.ratio[0]), math.log(view.ratio[1])
-    ratio = np.exp(low + (high - low) * u[:, 1 : 2 * ATTEMPTS : 2])
-    w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)  # [B, ATTEMPTS]
-    fits = np.asarray((w <= widths[:, None]) & (h <= heights[:, None]))
-    first = np.argmax(fits, axis=1)
-    rows = np.arange(len(heights))
-    fallback_ratio = np.clip(widths / heights, view.ratio[0], view.ratio[1])
-    any_fits = np.asarray(fits.any(axis=1))
-    height = np.where(any_fits, h[rows, first], np.minimum(heights, widths / fallback_ratio))
-    width = np.where(any_fits, w[rows, first], np.minimum(widths, heights * fallback_ratio))
-    place = np.where(any_fits[:, None], u[:, -2:], 0.5)
-    return np.stack([(heights - height) * place[:, 0], (widths - width) * place[:, 1], height, width], axis=1)
+    for attempt in range(ATTEMPTS):
+        area = height * width * (crop[0] + (crop[1] - crop[0]) * _uniform(key, 2 * attempt))
+        ratio = math.exp(crop[2] + (crop[3] - crop[2]) * _uniform(key, 2 * attempt + 1))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if whole:
+            w, h = float(np.rint(w)), float(np.rint(h))
+        if 0.0 < w <= width and 0.0 < h <= height:
+            down, right = _uniform(key, 2 * ATTEMPTS), _uniform(key, 2 * ATTEMPTS + 1)
+            if whole:
+                out[0], out[1] = math.floor((height - h + 1.0) * down), math.floor((width - w + 1.0) * right)
+            else:
+                out[0], out[1] = (height - h) * down, (width - w) * right
+            out[2], out[3] = h, w
+            return
+    ratio = min(max(width / height, math.exp(crop[2])), math.exp(crop[3]))
+    h, w = min(height, width / ratio), min(width, height * ratio)
+    if whole:
+        w, h = max(1.0, float(np.rint(w))), max(1.0, float(np.rint(h)))
+        out[0], out[1] = math.floor((height - h) / 2.0), math.floor((width - w) / 2.0)
+    else:
+        out[0], out[1] = (height - h) / 2.0, (width - w) / 2.0
+    out[2], out[3] = h, w
+
+
+@compiled
+def _draw(
+    samples: Any, heights: Any, widths: Any, bases: Any, shares: Any, crop: Any, sigma: Any, whole: bool,
+    box: Any, factors: Any, hits: Any, order: Any, noise_key: Any,
+) -> None:  # fmt: skip
+    for n in range(samples.shape[0]):
+        sample = samples[n]
+        _box(_key(sample, bases[0]), float(heights[n]), float(widths[n]), crop, whole, box[n])
+        for k in range(5):  # flip, grayscale, blur, solarize, mask
+            hits[k, n] = _uniform(_key(sample, bases[5 + k]), 0) < shares[k]
+        jitter = _uniform(_key(sample, bases[1]), 0) < shares[5]
+        for k in range(3):  # brightness, contrast, saturation
+            low = max(0.0, 1.0 - shares[6 + k])
+            u = _uniform(_key(sample, bases[2 + k]), 0)
+            factors[k, n] = low + (1.0 + shares[6 + k] - low) * u if jitter else 1.0
+        factors[3, n] = shares[9] * (2.0 * _uniform(_key(sample, bases[10]), 0) - 1.0) if jitter else 0.0
+        factors[4, n] = sigma[0] + (sigma[1] - sigma[0]) * _uniform(_key(sample, bases[11]), 0) if hits[2, n] else 0.0
+        factors[5, n] = _uniform(_key(sample, bases[14]), 0)
+        noise_key[n] = _key(sample, bases[12])
+        key = _key(sample, bases[13])
+        for k in range(4):
+            order[n, k] = k
+        for k in range(3, 0, -1):  # Fisher and Yates
+            other = int(_uniform(key, k) * (k + 1))
+            order[n, k], order[n, other] = order[n, other], order[n, k]
 
 
 def draw(
@@ -72,10 +138,14 @@ def draw(
     samples: npt.ArrayLike,
     seed: int,
     epoch: int,
+    mode: Mode = "fast",
 ) -> ViewParameters:
     """Draw the parameters of view number `which` for B pictures of the given heights and widths [B].
 
-    samples: int [B], the pictures' own numbers. size: the view's side in pixels.
+    samples: int [B], the pictures' own numbers. size: the view's side in pixels. mode: fast boxes lie on real numbers, so that small
+    pictures keep their distribution and none rounds to nothing; parity boxes on whole pixels.
+
+    Source: Szegedy et al., 2015, for the boxes, as torchvision draws them.
 
     Example:
         >>> p = draw(View(), 0, 32, [40, 40], [60, 60], [7, 8], seed=0, epoch=2)
@@ -83,29 +153,64 @@ def draw(
         >>> bool((p.box[1] == q.box[0]).all())
         True
     """
-
-    def u(op: str, n: int = 1) -> Floats:
-        return uniforms(sample_keys(seed, f"view/{op}", samples, epoch, which), n)
-
-    def factor(op: str, strength: float) -> Floats:
-        low = max(0.0, 1.0 - strength)
-        return np.where(jitter, low + (1.0 + strength - low) * u(op)[:, 0], 1.0)
-
-    jitter = u("jitter")[:, 0] < view.jitter
-    sigma = (view.blur_sigma[0] + (view.blur_sigma[1] - view.blur_sigma[0]) * u("sigma")[:, 0]) * size / 224
+    index = np.ascontiguousarray(samples, np.int64)
+    b = len(index)
+    bases = np.array([derive(seed, f"view/{op}", epoch, which) for op in _OPS], np.uint64)
+    shares = np.array(
+        [
+            *(view.flip, view.grayscale, view.blur, view.solarize, view.mask_background),
+            *(view.jitter, view.brightness, view.contrast, view.saturation, view.hue),
+        ]
+    )
+    crop = np.array([*view.scale, math.log(view.ratio[0]), math.log(view.ratio[1])])
+    sigma = np.array(view.blur_sigma, np.float64) * size / 224
+    box, factors, hits = np.empty((b, 4)), np.empty((6, b)), np.empty((5, b), np.bool_)
+    order, noise_key = np.empty((b, 4), np.int64), np.empty(b, np.uint64)
+    _draw(
+        index,
+        np.ascontiguousarray(heights, np.int64),
+        np.ascontiguousarray(widths, np.int64),
+        *(bases, shares, crop, sigma, mode == "parity"),
+        *(box, factors, hits, order, noise_key),
+    )
     return ViewParameters(
         size=size,
-        masked=u("mask")[:, 0] < view.mask_background,
-        box=draw_boxes(view, np.asarray(heights, np.float64), np.asarray(widths, np.float64), u("crop", 2 * ATTEMPTS + 2)),
-        flip=u("flip")[:, 0] < view.flip,
-        brightness=factor("brightness", view.brightness),
-        contrast=factor("contrast", view.contrast),
-        saturation=factor("saturation", view.saturation),
-        hue=np.where(jitter, view.hue * (2.0 * u("hue")[:, 0] - 1.0), 0.0),
-        grayscale=u("grayscale")[:, 0] < view.grayscale,
-        blur_sigma=np.where(u("blur")[:, 0] < view.blur, sigma, 0.0),
-        solarize=u("solarize")[:, 0] < view.solarize,
-        noise_key=sample_keys(seed, "view/noise", samples, epoch, which),
+        box=box,
+        flip=hits[0],
+        brightness=factors[0],
+        contrast=factors[1],
+        saturation=factors[2],
+        hue=factors[3],
+        grayscale=hits[1],
+        blur_sigma=factors[4],
+        solarize=hits[3],
+        order=order,
+        masked=hits[4],
+        background=factors[5],
+        noise_key=noise_key,
+    )
+
+
+def neutral(boxes: Floats, flips: npt.NDArray[np.bool_], size: int) -> ViewParameters:
+    """Parameters that cut boxes [B, 4], flip and leave everything else alone."""
+    b = len(boxes)
+    none, zero, one = np.zeros(b, np.bool_), np.zeros(b), np.ones(b)
+    order = np.tile(np.arange(4, dtype=np.int64), (b, 1))
+    return ViewParameters(
+        size=size,
+        box=boxes,
+        flip=flips,
+        brightness=one,
+        contrast=one,
+        saturation=one,
+        hue=zero,
+        grayscale=none,
+        blur_sigma=zero,
+        solarize=none,
+        order=order,
+        masked=none,
+        background=zero,
+        noise_key=np.zeros(b, np.uint64),
     )
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from smallview.records import SeenBy
 from smallview.schedules import SPAN, Schedule, resolve
+
+Background = Literal["gray", "mean", "random_gray", "noise"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,8 @@ class View:
     the picture's area that the crop covers. ratio: width over height. jitter, grayscale, blur, solarize, flip: probabilities.
     brightness, contrast, saturation: factors are drawn from [1 - x, 1 + x], never under 0; hue: turns of the colour circle from
     [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the size, so that a 32-pixel view is hardly blurred. noise: standard
-    deviation on pixels in [0, 1]. mask_background: probability that the view is cut from the picture's copy with gray background.
+    deviation on pixels in [0, 1]. mask_background: probability that the view is cut from the picture without its background; background:
+    what stands there instead: middle gray, the pictures' mean colour, a gray drawn for each, or noise.
 
     Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area; sizes that grow:
     FFCV-SSL (Bordes et al., 2023); masked backgrounds: ReLICv2 (Tomasev et al., 2022).
@@ -45,6 +52,7 @@ class View:
     solarize_threshold: float = 0.5
     noise: float = 0.0
     mask_background: float = 0.0
+    background: Background = "gray"
     seen_by: SeenBy = "both"
 
     def __post_init__(self) -> None:
@@ -64,6 +72,8 @@ class View:
             raise ValueError(f"ratio is {self.ratio}; wanted (narrowest, widest) width over height, within 0.05 to 20")
         if not 0.0 <= self.blur_sigma[0] <= self.blur_sigma[1] <= 50.0:
             raise ValueError(f"blur_sigma is {self.blur_sigma}; wanted (smallest, largest), within 0 to 50")
+        if self.background not in get_args(Background):
+            raise ValueError(f"background is {self.background!r}; wanted {', '.join(get_args(Background))}")
         if self.seen_by not in ("both", "online", "target"):
             raise ValueError(f"seen_by is {self.seen_by!r}; wanted both, online or target")
 
@@ -101,3 +111,18 @@ def pixels(size: int | float | Schedule | None, run_size: int, progress: float) 
     if side == 1:
         return run_size
     return size if isinstance(size, int) else max(4, 2 * round((side * run_size if side < 1.0 else side) / 2))
+
+
+def backgrounds(kind: Background, drawn: npt.NDArray[np.float64], mean: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The bytes that a masked background is filled with, int64 [B, C]; -1 where each pixel is drawn.
+
+    drawn [B] in [0, 1): the grays of a background whose gray is drawn. mean [C]: the pictures' mean colour in [0, 1].
+
+    Example:
+        >>> backgrounds("random_gray", np.array([0.0, 0.5]), np.zeros(1, np.float32)).tolist()
+        [[0], [128]]
+    """
+    if kind == "random_gray":
+        return np.repeat(np.floor(256.0 * drawn).astype(np.int64)[:, None], len(mean), axis=1)
+    fixed = {"gray": np.full(len(mean), 128), "mean": np.rint(255.0 * mean), "noise": np.full(len(mean), -1)}[kind]
+    return np.repeat(fixed.astype(np.int64)[None], len(drawn), axis=0)

@@ -1,0 +1,99 @@
+"""Pictures on the device that views are made on: kept there as bytes where they fit, sent there batch by batch where they do not.
+
+Legend: B pictures, C channels, H and W the largest sides among them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from smallview.records import Foregrounds, Pictures
+from smallview.views.compiling import compiled
+
+MOST_KEPT = 0.5  # of the device's free memory: the rest is for the networks and their activations
+
+
+@compiled
+def _collect(pixels: Any, starts: Any, sizes: Any, ends: Any, out: Any) -> None:
+    for n in range(starts.shape[0]):
+        to, source = ends[n] - sizes[n], starts[n]
+        for p in range(sizes[n]):
+            out[to + p] = pixels[source + p]
+
+
+class DevicePictures:
+    """The pictures of a pack as uint8 [B, C, H, W] on a device; smaller ones stand in the top left corner, the rest is undefined.
+
+    keep: hold all of them on the device; None keeps equally large ones on a GPU while they take at most half of its free memory.
+    Otherwise a batch's bytes go there as they are, one copy for all of its views, from pinned memory and without waiting.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        device: torch.device,
+        foregrounds: Foregrounds | None = None,
+        keep: bool | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.pictures, self.device, self.foregrounds, self.threads = pictures, device, foregrounds, threads
+        sides = pictures.one_size
+        if keep is None:
+            needed = 0 if sides is None else len(pictures) * sides[0] * sides[1] * pictures.channels
+            keep = device.type == "cuda" and sides is not None and needed <= MOST_KEPT * torch.cuda.mem_get_info(device)[0]
+        self.kept: Tensor | None = None
+        if keep and sides is not None:
+            everything = np.arange(len(pictures), dtype=np.int64)
+            self.kept = self._send(everything).view(len(pictures), *sides, pictures.channels).permute(0, 3, 1, 2).contiguous()
+
+    def _send(self, index: npt.NDArray[np.int64]) -> Tensor:
+        """The bytes of these pictures, back to back, on the device."""
+        pixels, starts = self.pictures.gather(index, self.threads)
+        sizes = self.pictures.heights[index].astype(np.int64) * self.pictures.widths[index] * self.pictures.channels
+        ends = np.cumsum(sizes)
+        flat = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        read_only = pixels.view()
+        read_only.flags.writeable = False
+        _collect(read_only, np.ascontiguousarray(starts), sizes, ends, flat.numpy())
+        return flat.to(self.device, non_blocking=True)
+
+    def images(self, index: npt.NDArray[np.int64]) -> Tensor:
+        """Uint8 [B, C, H, W] of the pictures at these positions."""
+        if self.kept is not None:
+            return self.kept[torch.from_numpy(index).to(self.device)]
+        heights, widths, channels = self.pictures.heights[index], self.pictures.widths[index], self.pictures.channels
+        flat = self._send(index)
+        tall, wide = int(heights.max()), int(widths.max())
+        if bool((heights == tall).all() and (widths == wide).all()):
+            return flat.view(len(index), tall, wide, channels).permute(0, 3, 1, 2)
+        sizes = heights.astype(np.int64) * widths * channels
+        start = torch.from_numpy(np.cumsum(sizes) - sizes).to(self.device)[:, None, None, None]
+        channel = torch.arange(channels, device=self.device)[None, :, None, None]
+        place = start + pixel_numbers(widths, tall, wide, self.device)[:, None] * channels + channel
+        return flat[place.clamp(max=len(flat) - 1)]
+
+    def front(self, index: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], tall: int, wide: int) -> Tensor:
+        """Bool [B, H, W]: the foreground of these pictures, everything where `rows` is false or the mask is of no use."""
+        assert self.foregrounds is not None
+        f, widths = self.foregrounds, self.pictures.widths[index]
+        lengths = (self.pictures.heights[index].astype(np.int64) * widths + 7) // 8
+        most = int(lengths.max())
+        places = np.minimum(f.starts[index][:, None] + np.arange(most)[None], len(f.bits) - 1)
+        packed = torch.from_numpy(f.bits[places]).to(self.device)  # [B, bytes]
+        pixel = pixel_numbers(widths, tall, wide, self.device).clamp(max=8 * most - 1)
+        byte = packed.gather(1, (pixel >> 3).flatten(1)).view_as(pixel)
+        front = (byte.long() >> (7 - (pixel & 7))) & 1 == 1
+        whole = torch.from_numpy(~(rows & f.usable[index])).to(self.device)
+        return front | whole[:, None, None]
+
+
+def pixel_numbers(widths: npt.NDArray[np.int32], tall: int, wide: int, device: torch.device) -> Tensor:
+    """Number of each pixel within its picture, int64 [B, H, W]."""
+    stride = torch.from_numpy(widths.astype(np.int64)).to(device)[:, None, None]
+    down = torch.arange(tall, device=device)[None, :, None]
+    return down * stride + torch.arange(wide, device=device)[None, None, :]
