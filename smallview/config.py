@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smallview.data.masking import MaskRule
 from smallview.errors import UsageError
 from smallview.joint_embedding import Method
 from smallview.optimizers import Optimizer
@@ -30,8 +31,10 @@ BY_HAND = ("the file", "given", "--set")
 class RunConfig:
     """Every setting of a run, resolved; written to run.toml, which is a valid --config.
 
-    preset: the name that `method` and `optimizer` come from. size: pixels of a view's side. epochs or minutes say how long;
-    steps is what they came to. save_every: seconds between checkpoints. layout, dtype: `auto` is the fixed rule.
+    preset: the name that `method` and `optimizer` come from. size: pixels of a view's side. pack: how pictures are kept once decoded,
+    `raw` pixels or `jpeg`; `auto` is the rule of data/pack_kind.py. augmentation: `fast` views, or `parity` with torchvision's own
+    semantics. epochs or minutes say how long; steps is what they came to. save_every: seconds between checkpoints. layout, dtype:
+    `auto` is the fixed rule. masks: what is foreground, for views that mask the background.
 
     Raises:
         ValueError: a number outside its range, named.
@@ -52,7 +55,10 @@ class RunConfig:
     probe: bool
     layout: str
     dtype: str
+    pack: str
+    augmentation: str
     steps: int | None
+    masks: MaskRule
     method: Method
     optimizer: Optimizer
 
@@ -80,6 +86,8 @@ class RunConfig:
             ("device", ("auto", "cpu", "cuda", "mps")),
             ("layout", ("auto", "channels_first", "channels_last")),
             ("dtype", ("auto", "float32", "bfloat16")),
+            ("pack", ("auto", "raw", "jpeg")),
+            ("augmentation", ("fast", "parity")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; wanted {', '.join(known[:-1])} or {known[-1]}")
@@ -180,7 +188,10 @@ def resolve_config(
         probe=False,
         layout="auto",
         dtype="auto",
+        pack="auto",
+        augmentation="fast",
         steps=None,
+        masks=MaskRule(),
         method=chosen.method,
         optimizer=chosen.optimizer,
     )
@@ -198,6 +209,9 @@ def resolve_config(
         "probe": "the fixed rule",
         "layout": "fixed rule of encoder, device and CPU",
         "dtype": "fixed rule of encoder, device and CPU",
+        "pack": "pixels up to 96 px or 8 GiB, else JPEGs",
+        "augmentation": "views in one pass; parity has torchvision's order and clamps",
+        "masks": "for views that mask the background",
         "method": f"preset {name} ({chosen.status}; {chosen.source})",
         "optimizer": f"preset {name}",
     }

@@ -6,6 +6,7 @@ The order is a function of (seed, step) alone, so that resuming needs no saved s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,24 @@ def _batches(n: int, batch_size: int, seed: int, start_step: int, stop_step: int
         first = step % steps * batch_size
         progress = 0.0 if total_steps is None else step / total_steps
         yield Batch(index=order[first : first + batch_size], epoch=epoch, step=step, progress=progress)
+
+
+def share(batch: Batch, rank: int, world: int) -> Batch:
+    """The part of a batch that process `rank` of `world` makes views of: the parts of all, in order, are the batch.
+
+    Batches that do not divide evenly give the first processes one picture more; which pictures train in which step does not
+    depend on the number of processes.
+
+    Example:
+        >>> batch = Batch(np.arange(5), epoch=0, step=0)
+        >>> [share(batch, rank, 2).index.tolist() for rank in (0, 1)]
+        [[0, 1, 2], [3, 4]]
+    """
+    if not 0 <= rank < world:
+        raise UsageError(f"process {rank} of {world}; wanted 0 to {world - 1}")
+    n, more = divmod(len(batch.index), world)
+    first = rank * n + min(rank, more)
+    return replace(batch, index=batch.index[first : first + n + (rank < more)])
 
 
 def channel_statistics(pack: Pack, seed: int, most: int = 2000) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

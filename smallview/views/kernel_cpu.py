@@ -33,6 +33,8 @@ def _sum(values: Any) -> Any:
 
 @compiled
 def _mean(values: Any, start: int, size: int, across: int) -> float:
+    if across == size:
+        return _sum(values[start : start + size * size]) / (size * size)
     total = 0.0
     for i in range(size):
         total += _sum(values[start + i * across : start + i * across + size])
@@ -40,45 +42,42 @@ def _mean(values: Any, start: int, size: int, across: int) -> float:
 
 
 @compiled
-def _colour_rgb(
-    a: Any, b: Any, c: Any, m: Any, threshold: Any, mean: Any, scale: Any, out_a: Any, out_b: Any, out_c: Any
-) -> None:
-    """One affine map, one clamp, solarise, normalise, for a stretch of pixels."""
-    none, one = np.float32(0.0), np.float32(1.0)
+def _colour_rgb(a: Any, b: Any, c: Any, m: Any, low: Any, high: Any, out_a: Any, out_b: Any, out_c: Any) -> None:
+    """One affine map and one clamp for a stretch of pixels; normalisation is a part of both."""
     m00, m01, m02, m03, m10, m11 = m[0, 0], m[0, 1], m[0, 2], m[0, 3], m[1, 0], m[1, 1]
     m12, m13, m20, m21, m22, m23 = m[1, 2], m[1, 3], m[2, 0], m[2, 1], m[2, 2], m[2, 3]
-    mean_a, mean_b, mean_c, scale_a, scale_b, scale_c = mean[0], mean[1], mean[2], scale[0], scale[1], scale[2]
+    low_a, low_b, low_c, high_a, high_b, high_c = low[0], low[1], low[2], high[0], high[1], high[2]
     for p in range(a.shape[0]):
         x, y, z = a[p], b[p], c[p]
-        u = min(max(m00 * x + m01 * y + m02 * z + m03, none), one)
-        v = min(max(m10 * x + m11 * y + m12 * z + m13, none), one)
-        w = min(max(m20 * x + m21 * y + m22 * z + m23, none), one)
-        u = one - u if u >= threshold else u
-        v = one - v if v >= threshold else v
-        w = one - w if w >= threshold else w
-        out_a[p] = (u - mean_a) * scale_a
-        out_b[p] = (v - mean_b) * scale_b
-        out_c[p] = (w - mean_c) * scale_c
+        out_a[p] = min(max(m00 * x + m01 * y + m02 * z + m03, low_a), high_a)
+        out_b[p] = min(max(m10 * x + m11 * y + m12 * z + m13, low_b), high_b)
+        out_c[p] = min(max(m20 * x + m21 * y + m22 * z + m23, low_c), high_c)
 
 
 @compiled
-def _colour_one(x: Any, factor: Any, shift: Any, threshold: Any, mean: Any, scale: Any, out: Any) -> None:
-    none, one = np.float32(0.0), np.float32(1.0)
+def _colour_one(x: Any, factor: Any, shift: Any, low: Any, high: Any, out: Any) -> None:
     for p in range(x.shape[0]):
-        u = min(max(factor * x[p] + shift, none), one)
-        u = one - u if u >= threshold else u
-        out[p] = (u - mean) * scale
+        out[p] = min(max(factor * x[p] + shift, low), high)
 
 
 @compiled
-def _matrix(brightness: float, contrast: float, colour: float, hue: float, mean: float, maps: Any, out: Any) -> None:
-    """See colour.colour_maps."""
+def _solarize(threshold: Any, both: Any, out: Any) -> None:
+    # of normalised pixels: 1 - x is the sum of what 0 and 1 came to, less what x came to
+    for p in range(out.shape[0]):
+        out[p] = both - out[p] if out[p] >= threshold else out[p]
+
+
+@compiled
+def _matrix(
+    brightness: float, contrast: float, colour: float, hue: float, mean: float, maps: Any, low: Any, scale: Any, out: Any
+) -> None:
+    """colour.colour_maps of one picture, then (x - mean) / std, whose value at 0 is low and whose slope is scale."""
     angle = -2.0 * math.pi * hue
     cosine, sine = colour * math.cos(angle), colour * math.sin(angle)
     for r in range(3):
         for c in range(3):
-            out[r, c] = brightness * contrast * (maps[0, r, c] + cosine * maps[1, r, c] + sine * maps[2, r, c])
-        out[r, 3] = (1.0 - contrast) * brightness * mean
+            out[r, c] = scale[r] * brightness * contrast * (maps[0, r, c] + cosine * maps[1, r, c] + sine * maps[2, r, c])
+        out[r, 3] = scale[r] * (1.0 - contrast) * brightness * mean + low[r]
 
 
 @compiled
@@ -105,7 +104,7 @@ def _paint(
 @compiled
 def _make(
     pixels: Any, starts: Any, heights: Any, widths: Any, box: Any, flip: Any, factors: Any, noise_key: Any, solarize: Any, masked: Any,
-    bits: Any, bit_starts: Any, colours: Any, painted: Any, painted_read: Any, threshold: float, noise: float, mean: Any, scale: Any,
+    bits: Any, bit_starts: Any, colours: Any, painted: Any, painted_read: Any, threshold: float, noise: float, low: Any, scale: Any,
     maps: Any, luma: Any, size: int, out: Any,
 ) -> None:  # fmt: skip
     """Views into out [B, C, S, S]. factors float64 [5, B]: brightness, contrast, saturation (0: gray), hue, sigma."""
@@ -129,7 +128,8 @@ def _make(
             reach = max(reach, min(size - 1, math.ceil(3.0 * factors[4, n])))
     weights, line = np.empty(2 * reach + 1, np.float32), np.zeros(across + 2 * reach, np.float32)
     padded = np.empty((size + 2 * reach) * across if reach > 0 else 0, np.float32)
-    matrix = np.empty((3, 4), np.float32)
+    matrix, high = np.empty((3, 4), np.float32), low + scale
+    middles, totals = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     flat = out.reshape(-1)
     for n in range(b):
         h, w, top, left = heights[n], widths[n], box[n, 0], box[n, 1]
@@ -141,12 +141,12 @@ def _make(
             )  # fmt: skip
             resize(
                 painted_read, 0, y_high - y_low, x_high - x_low, channels, top - y_low, left - x_low, box[n, 2], box[n, 3], flip[n],
-                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, lines, work,
+                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, middles, totals, lines, work,
             )  # fmt: skip
         else:
             resize(
                 pixels, starts[n], h, w, channels, top, left, box[n, 2], box[n, 3], flip[n],
-                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, lines, work,
+                size, y_first, y_count, y_table, x_first, x_count, x_at, x_table, middles, totals, lines, work,
             )  # fmt: skip
         if factors[4, n] > 0.25:  # under a quarter of a pixel the neighbours' weight is below 0.0004: nothing to see
             blur(factors[4, n], channels, size, across, plane, weights, line, padded, work)
@@ -155,25 +155,28 @@ def _make(
             for c in range(channels):
                 share = luma[c] if channels == 3 else 1.0 / channels
                 middle += share * _mean(work, c * plane, size, across)
-        limit = np.float32(threshold if solarize[n] else 2.0)
-        to = n * channels * size * size
-        stretch, stretches = (size * size, 1) if across == size else (size, size)
+        to, area = n * channels * size * size, size * size
+        stretch, stretches = (area, 1) if across == size else (size, size)
         if channels == 3:
-            _matrix(factors[0, n], contrast, factors[2, n], factors[3, n], middle, maps, matrix)
+            _matrix(factors[0, n], contrast, factors[2, n], factors[3, n], middle, maps, low, scale, matrix)
             for i in range(stretches):
-                s, t, q = i * across, to + i * size, size * size
+                s, t = i * across, to + i * size
                 _colour_rgb(
                     work[s : s + stretch], work[plane + s : plane + s + stretch], work[2 * plane + s : 2 * plane + s + stretch],
-                    matrix, limit, mean, scale,
-                    flat[t : t + stretch], flat[t + q : t + q + stretch], flat[t + 2 * q : t + 2 * q + stretch],
+                    matrix, low, high,
+                    flat[t : t + stretch], flat[t + area : t + area + stretch], flat[t + 2 * area : t + 2 * area + stretch],
                 )  # fmt: skip
         else:
-            factor = np.float32(factors[0, n] * contrast)
-            shift = np.float32((1.0 - contrast) * factors[0, n] * middle)
             for c in range(channels):
+                factor = np.float32(scale[c] * factors[0, n] * contrast)
+                shift = np.float32(scale[c] * (1.0 - contrast) * factors[0, n] * middle + low[c])
                 for i in range(stretches):
-                    s, t = c * plane + i * across, to + (c * size + i) * size
-                    _colour_one(work[s : s + stretch], factor, shift, limit, mean[c], scale[c], flat[t : t + stretch])
+                    s, t = c * plane + i * across, to + c * area + i * size
+                    _colour_one(work[s : s + stretch], factor, shift, low[c], high[c], flat[t : t + stretch])
+        if solarize[n]:
+            for c in range(channels):
+                limit = np.float32(low[c] + threshold * scale[c])
+                _solarize(limit, low[c] + high[c], flat[to + c * area : to + (c + 1) * area])
         if noise > 0.0:
             p, last = 0, channels * size * size
             while p < last:
@@ -223,8 +226,7 @@ def make_views(
     # one kind of array, whether the pack is a read-only map or memory: the kernel is compiled once
     pixels, bits = _read_only(pixels), _read_only(bits)
 
-    def work(part: npt.NDArray[np.int64]) -> None:
-        s = slice(part[0], part[-1] + 1)
+    def work(s: slice) -> None:
         room = 0
         if masked[s].any():  # the windows are at most two pixels longer than the boxes
             sides = np.minimum(np.ceil(drawn.box[s, 2:]) + 2, np.stack([heights[s], widths[s]], 1))[masked[s]]
@@ -235,14 +237,15 @@ def make_views(
             np.ascontiguousarray(drawn.box[s]), np.ascontiguousarray(drawn.flip[s]), np.ascontiguousarray(factors[:, s]),
             np.ascontiguousarray(drawn.noise_key[s]), np.ascontiguousarray(drawn.solarize[s]), np.ascontiguousarray(masked[s]),
             bits, np.ascontiguousarray(bit_starts[s]), np.ascontiguousarray(colours[s]), painted, _read_only(painted),
-            view.solarize_threshold, view.noise, mean, 1.0 / std, MAPS, LUMA, size, out[s],
+            view.solarize_threshold, view.noise, -mean / std, 1.0 / std, MAPS, LUMA, size, out[s],
         )  # fmt: skip
 
-    parts = np.array_split(np.arange(b), max(1, min(threads, b)))
-    if len(parts) == 1:
+    threads = max(1, min(threads, b))
+    parts = [slice(b * t // threads, b * (t + 1) // threads) for t in range(threads)]
+    if threads == 1:
         work(parts[0])
     else:
-        list(_pool(len(parts)).map(work, parts))
+        list(_pool(threads).map(work, parts))
     return out
 
 

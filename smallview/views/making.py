@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from smallview.errors import UsageError
 from smallview.records import Batch, Foregrounds, Pictures, ViewBatch
+from smallview.schedules import SPAN
 from smallview.views import kernel_cpu, kernel_torch, parity, sampling
 from smallview.views.device import DevicePictures, pixel_numbers
 from smallview.views.sampling import Mode, ViewParameters
@@ -101,6 +103,11 @@ class ViewMaker:
         """Draw and make: one ViewBatch [B, C, S, S] per view."""
         return self.make(batch.index, self.draw(batch), slot)
 
+    def into_slots(self, slots: int) -> Callable[[Batch], tuple[ViewBatch, ...]]:
+        """The maker with a ring of so many buffers: what it gives is valid until the slots - 1 next calls are over."""
+        turn = itertools.count()
+        return lambda batch: self(batch, next(turn) % slots)
+
     def crop(
         self, index: npt.NDArray[np.int64], boxes: npt.NDArray[np.float64], flips: npt.NDArray[np.bool_], size: int
     ) -> Tensor:
@@ -115,7 +122,7 @@ class ViewMaker:
 
     def memory(self, batch_size: int, slots: int) -> int:
         """Bytes that the buffers of this many slots hold, views at their largest."""
-        sides = [max(pixels(view.size, self.size, progress) for progress in (0.0, 0.5, 1.0)) for view in self.views]
+        sides = [max(pixels(view.size, self.size, progress) for progress in SPAN) for view in self.views]
         return 4 * slots * batch_size * self.pictures.channels * sum(side * side for side in sides)
 
     def _sides(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -58,13 +58,13 @@ def _row_weights(start: float, length: float, size: int, low: int, high: int, fi
 
 @compiled
 def _column_weights(
-    start: float, length: float, size: int, low: int, high: int, flip: bool, first: Any, count: Any, at: Any, table: Any
-) -> None:
+    start: float, length: float, size: int, low: int, high: int, flip: bool, first: Any, count: Any, at: Any, table: Any,
+    middle: Any, total: Any,
+) -> None:  # fmt: skip
     """The same filter for the columns, in blocks of LANES outputs: table[at[b] + x * LANES + j] is source first[b] + x for output j."""
     step, one, none = np.float32(length / size), np.float32(1.0), np.float32(0.0)
     reach = max(step, one)
     slope = one / reach
-    middle, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     used = 0
     for b in range(at.shape[0]):
         o_first, o_last = b * LANES, min(size, b * LANES + LANES) - 1
@@ -103,13 +103,14 @@ def _column_weights(
 @compiled
 def resize(
     pixels: Any, base: int, height: int, width: int, channels: int, top: float, left: float, box_h: float, box_w: float, flip: bool,
-    size: int, y_first: Any, y_count: Any, y_table: Any, x_first: Any, x_count: Any, x_at: Any, x_table: Any, lines: Any, out: Any,
+    size: int, y_first: Any, y_count: Any, y_table: Any, x_first: Any, x_count: Any, x_at: Any, x_table: Any, middle: Any, total: Any,
+    lines: Any, out: Any,
 ) -> None:  # fmt: skip
     """One crop into out, flat [C, S rounded up to ROWS, S rounded up to LANES], in 0..1."""
     y_low, y_high = window(top, box_h, height)
     x_low, x_high = window(left, box_w, width)
     _row_weights(top, box_h, size, y_low, y_high, y_first, y_count, y_table)
-    _column_weights(left, box_w, size, x_low, x_high, flip, x_first, x_count, x_at, x_table)
+    _column_weights(left, box_w, size, x_low, x_high, flip, x_first, x_count, x_at, x_table, middle, total)
     blocks = x_at.shape[0]
     low = min(x_first[0], x_first[blocks - 1])
     span = (max(x_first[0] + x_count[0], x_first[blocks - 1] + x_count[blocks - 1]) - low) * channels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -129,6 +130,11 @@ def _draw(
             order[n, k], order[n, other] = order[n, other], order[n, k]
 
 
+@lru_cache(maxsize=64)
+def _bases(seed: int, epoch: int, which: int) -> npt.NDArray[np.uint64]:
+    return np.array([derive(seed, f"view/{op}", epoch, which) for op in _OPS], np.uint64)
+
+
 def draw(
     view: View,
     which: int,
@@ -155,7 +161,6 @@ def draw(
     """
     index = np.ascontiguousarray(samples, np.int64)
     b = len(index)
-    bases = np.array([derive(seed, f"view/{op}", epoch, which) for op in _OPS], np.uint64)
     shares = np.array(
         [
             *(view.flip, view.grayscale, view.blur, view.solarize, view.mask_background),
@@ -170,7 +175,7 @@ def draw(
         index,
         np.ascontiguousarray(heights, np.int64),
         np.ascontiguousarray(widths, np.int64),
-        *(bases, shares, crop, sigma, mode == "parity"),
+        *(_bases(seed, epoch, which), shares, crop, sigma, mode == "parity"),
         *(box, factors, hits, order, noise_key),
     )
     return ViewParameters(

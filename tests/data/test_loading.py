@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallview.data.loading import batches, channel_statistics, epoch_order
+from smallview.data.loading import batches, channel_statistics, epoch_order, share
 from smallview.data.packing import Pack, open_pack
 from smallview.data.sources import open_source
 from smallview.errors import UsageError
+from smallview.records import Batch
 
 
 def _pack(images: np.ndarray) -> Pack:
@@ -83,3 +84,22 @@ def test_large_pictures_are_counted_in_pieces() -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 1100, 1000), np.uint8)
     mean, deviation = channel_statistics(_pack(image), seed=0)
     assert np.allclose(mean, image.mean() / 255) and np.allclose(deviation, image.std() / 255)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 8])
+def test_processes_share_each_batch_and_together_see_what_one_process_sees(world: int) -> None:
+    whole = list(batches(103, 20, seed=3, start_step=0, stop_step=10))
+    for batch in whole:
+        parts = [share(batch, rank, world) for rank in range(world)]
+        assert np.array_equal(np.concatenate([part.index for part in parts]), batch.index)
+        assert {(part.epoch, part.step, part.progress) for part in parts} == {(batch.epoch, batch.step, batch.progress)}
+        sizes = [len(part.index) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+    first = np.concatenate([share(batch, rank, world).index for batch in whole[:5] for rank in range(world)])
+    assert len(set(first.tolist())) == 100 and len(first) == 100  # an epoch: disjoint, and all but what does not fill a batch
+
+
+@pytest.mark.parametrize(("rank", "world"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_process_that_is_not_there_is_refused(rank: int, world: int) -> None:
+    with pytest.raises(UsageError, match=f"process {rank} of {world}; wanted"):
+        share(Batch(np.arange(4), 0, 0), rank, world)
