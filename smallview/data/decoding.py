@@ -15,6 +15,7 @@ import stat
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
@@ -25,10 +26,15 @@ from PIL import Image, UnidentifiedImageError
 Pixels = npt.NDArray[np.uint8]
 
 MOST_PIXELS = 64_000_000
+# The decoders of these formats take 15 to 19 bytes a pixel besides ours: 450 MB at this size, as the others at theirs.
+MOST_PIXELS_OF_HUNGRY = 26_000_000
+HUNGRY = ("WEBP", "JPEG2000", "AVIF")
+MOST_SCANS = 64  # of a progressive JPEG; encoders write 10, and each costs a pass over all blocks, in some 100 bytes of file
 MOST_BYTES = 2**30
 # TGA has no magic number and goes last, so that it sees only what nothing else claimed
 FORMATS = ("PNG", "GIF", "WEBP", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF", "TGA")
 _JPEG = b"\xff\xd8\xff"
+_STRIP = 2**22
 _ORIENTATION = 0x112
 
 
@@ -70,8 +76,8 @@ def decode(data: bytes, channels: int = 3, *, short_side: int | None = None) -> 
     """Pixels uint8 [H, W, channels] of a picture file's bytes; channels 3 is RGB, 1 is gray. The bytes decide, never an ending.
 
     With `short_side` a JPEG more than twice as large may come back at 1/2, 1/4 or 1/8 of its size, its short side still at
-    least 2 * short_side, which is several times faster; `shrink` does the rest. Pictures over 64 megapixels are refused
-    from the header. Raises BadPicture and nothing else.
+    least 2 * short_side, which is several times faster; `shrink` does the rest. Pictures over 64 megapixels (WebP, JPEG 2000 and
+    AVIF: over 26) are refused from the header; no picture takes over some 500 MB. Raises BadPicture and nothing else.
 
     Example:
         >>> decode(b"P5 2 1 255 " + bytes([7, 200]), channels=1).tolist()
@@ -136,16 +142,25 @@ def shrink(image: Pixels, short_side: int | None) -> Pixels:
 
 def from_pillow(image: Image.Image, channels: int = 3) -> Pixels:
     """Pixels uint8 [H, W, channels] of an open Pillow image by the rules of this module; BadPicture or Pillow's errors."""
-    check_size(*image.size)
+    most = MOST_PIXELS_OF_HUNGRY if image.format in HUNGRY else MOST_PIXELS
+    check_size(*image.size, most)
     image.load()
-    check_size(*image.size)  # a GIF may grow to its first frame
-    return np.ascontiguousarray(_turn(_to_8_bits(image, channels), _orientation(image)))
+    check_size(*image.size, most)  # a GIF may grow to its first frame
+    (width, height), orientation = image.size, _orientation(image)
+    pixels = np.empty((width, height, channels) if orientation in (5, 6, 7, 8) else (height, width, channels), np.uint8)
+    # by strips, and turned as they are laid down: whole copies in between took a large picture to a gigabyte
+    unturned = _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))  # the inverse of a turn, as a view [H, W, C]
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        unturned[top : top + rows] = _to_8_bits(strip, channels)
+    return pixels
 
 
-def check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int, most: int = MOST_PIXELS) -> None:
     """Raise BadPicture where a picture of this many pixels is not worth its memory."""
-    if width * height > MOST_PIXELS:
-        raise BadPicture(f"{width} x {height} = {width * height / 1e6:,.1f} megapixels (limit {MOST_PIXELS / 1e6:g})")
+    if width * height > most:
+        raise BadPicture(f"{width} x {height} = {width * height / 1e6:,.1f} megapixels (limit {most / 1e6:g})")
     if width < 1 or height < 1:
         raise BadPicture(f"{width} x {height}: no pixels")
 
@@ -198,6 +213,7 @@ def _decode_jpeg(data: bytes, channels: int, short_side: int | None) -> Pixels:
     header = simplejpeg.decode_jpeg_header(data)
     height, width, colours = int(header[0]), int(header[1]), header[2]
     check_size(width, height)
+    _check_scans(data, -(-width // 8) * -(-height // 8))
     if colours in ("CMYK", "YCCK"):
         return _decode_other(data, channels, ("JPEG",))
     wanted_height = wanted_width = 0
@@ -220,31 +236,64 @@ def _decode_jpeg(data: bytes, channels: int, short_side: int | None) -> Pixels:
     return np.asarray(image, np.uint8)
 
 
+def _check_scans(data: bytes, blocks: int) -> None:
+    """Refuse a JPEG whose bytes cannot fill its blocks, or whose scans are endless, before libjpeg works through all of them."""
+    kind, start = _frame(data)
+    if kind in (0xC0, 0xC1, 0xC2) and 8 * len(data) < blocks:  # a block takes a bit or more
+        raise BadPicture(f"truncated: {len(data):,} bytes for {blocks:,} blocks")
+    if kind in (0xC0, 0xC1):
+        return
+    end = data.find(b"\xff\xd9", start)
+    scans = data.count(b"\xff\xda", start, end if end > 0 else len(data))
+    if scans > MOST_SCANS:
+        raise BadPicture(f"a JPEG of {scans:,} scans (limit {MOST_SCANS})")
+
+
+def _frame(data: bytes) -> tuple[int, int]:
+    """(marker, place) of a JPEG's frame header; (0, 0) where its segments do not lead to one."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker, at
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0, 0
+
+
 def _decode_other(data: bytes, channels: int, formats: tuple[str, ...]) -> Pixels:
-    _check_webp_header(data)
+    for size in _early_sizes(data):
+        check_size(*size, MOST_PIXELS_OF_HUNGRY)
     with _quiet, Image.open(io.BytesIO(data), formats=formats) as image:
         return from_pillow(image, channels)
 
 
-def _check_webp_header(data: bytes) -> None:
-    # Pillow's WebP reader makes room for the whole canvas while it opens, before it tells the size
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return
-    kind = data[12:16]
-    if kind == b"VP8X":
-        check_size(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
-    elif kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        check_size((bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1)
+def _early_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """The sizes in the headers of WebP and AVIF: Pillow makes room for a WebP, and libavif gives up, before they are told."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
+        kind = data[12:16]
+        if kind == b"VP8X":
+            yield int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        elif kind == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, 21)
+            yield (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        elif kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+            width, height = struct.unpack_from("<HH", data, 26)
+            yield width & 0x3FFF, height & 0x3FFF
+    elif data[4:12] in (b"ftypavif", b"ftypavis"):
+        for box in re.finditer(b"ispe....(....)(....)", data[:65536], re.DOTALL):
+            yield int.from_bytes(box[1], "big"), int.from_bytes(box[2], "big")
 
 
 def _to_8_bits(image: Image.Image, channels: int) -> Pixels:
     if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise BadPicture(f"32-bit gray from {low} to {high} has no known range; save it with 8 or 16 bits")
-        gray = ((values + 128) // 257).astype(np.uint8)
+        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif image.mode == "F":
         levels = np.asarray(image)
         if not np.isfinite(levels).all() or levels.min() < -1e-3 or levels.max() > 1 + 1e-3:
@@ -253,9 +302,10 @@ def _to_8_bits(image: Image.Image, channels: int) -> Pixels:
     else:
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        mode = "RGB" if channels == 3 else "L"
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels.reshape(*pixels.shape[:2], channels)
-    return np.repeat(gray[..., None], channels, axis=-1)
+    return gray[..., None]
 
 
 def _orientation_of_jpeg(data: bytes) -> int:

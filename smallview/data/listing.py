@@ -95,9 +95,10 @@ class PathTable(Sequence[str]):
 
 @dataclass
 class Listing:
-    """What `scan` found: names, fingerprint, top-level folders, what was left out (by ending), what could not be listed."""
+    """What `scan` found: names, their stamps, fingerprint, top-level folders, what was left out (by ending) or not listed."""
 
     names: PathTable
+    stamps: npt.NDArray[np.uint64]
     fingerprint: str
     folders: tuple[str, ...]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -212,7 +213,8 @@ def scan(root: Path) -> Listing:
     walk.entries.sort()
     names = PathTable.of(path for path, _, _ in walk.entries)
     folders = tuple(folder.decode("utf-8", "surrogateescape") for folder in sorted(walk.folders))
-    return Listing(names, fingerprint(walk.entries), folders, walk.left_out, tuple(sorted(walk.bad, key=lambda bad: bad.name)))
+    bad = tuple(sorted(walk.bad, key=lambda bad: bad.name))
+    return Listing(names, stamps(walk.entries), fingerprint(walk.entries), folders, walk.left_out, bad)
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
@@ -221,6 +223,17 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     for path, size, time in entries:
         digest.update(b"%b\0%d\0%d\0" % (path, size, time))
     return digest.hexdigest()
+
+
+def stamps(entries: Sequence[Entry]) -> npt.NDArray[np.uint64]:
+    """One number for each file, uint64 [N], of its size and time: another one where the file was written to."""
+    return stamp(np.array([size for _, size, _ in entries], np.int64), np.array([time for _, _, time in entries], np.int64))
+
+
+def stamp(sizes: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """`stamps` of files whose sizes and times, int64 [N], are at hand."""
+    mixed: npt.NDArray[np.uint64] = sizes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ times.astype(np.uint64)
+    return mixed
 
 
 def _key(status: os.stat_result) -> Key:

@@ -1,241 +1,310 @@
-"""A pack on disk: one flat file of pixels, three or four .npy tables, and meta.json with the SHA-256 of all of it.
+"""A pack on disk, read: shards of pictures with their tables, a meta.json in two copies, and a SHA-256 for every block of it.
 
-packs/<set>-<family>/<key>/{pixels.bin, heights.npy, widths.npy, index.npy, labels.npy, meta.json}
+packs/<set>-<family>/<key>/{meta.json, meta.copy.json, data-00000.bin, data-00000.npy, data-00001.bin, ...}
 
-It is written under packs/.building-*, synced, and renamed when complete: a pack is whole or not there. A building folder is
-locked by its process, so that the next one can tell a dead builder's leftovers from a living one's work. Nothing in a pack is a
-pickle, a time or an absolute path.
+docs/pack-format.md says what every byte means. Nothing in a pack is a pickle, a time or an absolute path.
 """
 
 from __future__ import annotations
 
-import array
-import contextlib
 import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from smallview.data.arrays import Labels
-from smallview.data.decoding import Pixels
-from smallview.data.sources import finish_hash
-from smallview.errors import SmallviewError
-
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers are told by their age
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = 1
-_BUILDING = ".building-"
-_TABLES = ("heights", "widths", "index", "labels")
-_MOST_META = 2**26
+FORMAT = 2
+META = ("meta.json", "meta.copy.json")
+ROW = np.dtype(
+    [("index", "<i8"), ("label", "<i8"), ("start", "<i8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4")]
+)  # one picture in a shard's table
+Rows = npt.NDArray[np.void]
+Kind = Literal["raw", "jpeg"]
+_MOST_META = 2**28
+_PIECE = 2**20
+_MOST_OPEN = 256  # files; common limits are 256 (macOS) and 1,024 (Linux) for everything that a process does
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A verified pack: pixels uint8 [bytes], heights and widths int32 [N], index int64 [N], labels int64 [N] or None, meta."""
+class Block:
+    """Whole pictures that follow one another in a shard, checked together."""
 
-    pixels: Pixels
-    heights: npt.NDArray[np.int32]
-    widths: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int64]
-    labels: Labels | None
-    meta: dict[str, Any]
+    pictures: int
+    bytes: int
+    sha256: str
 
 
-def cache_folder(cache: Path | None = None) -> Path:
-    """Where packs are kept: `cache`, or $SMALLVIEW_CACHE, or smallview/ in $XDG_CACHE_HOME or ~/.cache."""
-    if cache is not None:
-        return Path(cache)
-    if own := os.environ.get("SMALLVIEW_CACHE"):
-        return Path(own).expanduser().absolute()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser().absolute() / "smallview"
-    return Path("~/.cache/smallview").expanduser()
+@dataclass(frozen=True)
+class Shard:
+    """data-K.bin and data-K.npy: the pictures of the source's positions `first` to `stop` - 1. table: SHA-256 of the .npy."""
+
+    first: int
+    stop: int
+    table: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def pictures(self) -> int:
+        """In all its blocks."""
+        return sum(block.pictures for block in self.blocks)
+
+    @property
+    def bytes(self) -> int:
+        """Of its .bin file."""
+        return sum(block.bytes for block in self.blocks)
 
 
-def load(folder: Path) -> Stored | None:
-    """The pack in this folder, every byte verified; None where there is none or where anything about it is wrong."""
-    try:
-        if (folder / "meta.json").stat().st_size > _MOST_META:
-            return None
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        if meta["format"] != FORMAT or meta.pop("sha256") != _meta_hash(meta):
-            return None
-        raw = {name: (folder / f"{name}.npy").read_bytes() for name in _TABLES if name in meta["tables"]}
-        if {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()} != meta["tables"]:
-            return None
-        tables = {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in raw.items()}
-        with (folder / "pixels.bin").open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        if finish_hash(digest, tables["heights"], tables["widths"], meta["channels"]) != meta["hash"]:
-            return None
-        pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
-        return None
-    # as a plain array: np.memmap would make every slice a memmap, which is slow
-    return Stored(pixels.view(np.ndarray), tables["heights"], tables["widths"], tables["index"], tables.get("labels"), meta)
+@dataclass(frozen=True)
+class Meta:
+    """What meta.json says. bad: (name, reason) of pictures left out; retry: the positions of those that may open another time."""
 
+    kind: Kind
+    channels: int
+    hash: str
+    labelled: bool
+    bad: tuple[tuple[str, str], ...]
+    retry: tuple[int, ...]
+    shards: tuple[Shard, ...]
 
-class Building:
-    """A pack being written. Leaving the block without `finish` removes every trace; so does the next build after a kill."""
-
-    def __init__(self, packs: Path) -> None:
-        self._packs = packs
-        self._heights = array.array("q")
-        self._widths = array.array("q")
-        self._index = array.array("q")
-        self._labels: list[int | None] = []
-        self._digest = hashlib.sha256()
-
-    def __enter__(self) -> Building:
-        with _explained(self._packs):
-            self._packs.mkdir(parents=True, exist_ok=True)
-            sweep(self._packs)
-            self._folder = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self._packs))
-            self._lock = (self._folder / "lock").open("wb")
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # a file system without locks: leftovers are told by their age
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file = (self._folder / "pixels.bin").open("wb")
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        for file in (self._file, self._lock):
-            with contextlib.suppress(OSError):
-                file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def add(self, pixels: Pixels, index: int, label: int | None) -> None:
-        """Append one picture, uint8 [H, W, C], that stands at position `index` of the source."""
-        data = np.ascontiguousarray(pixels).reshape(-1).data
-        with _explained(self._packs):
-            self._file.write(data)
-        self._digest.update(data)
-        self._heights.append(pixels.shape[0])
-        self._widths.append(pixels.shape[1])
-        self._index.append(index)
-        self._labels.append(label)
-
-    def finish(self, family: str, fingerprint: str | None, channels: int, meta: dict[str, Any]) -> Path:
-        """Make it the pack of this family and fingerprint (without one: of its own content); the folder it is in."""
-        with _explained(self._packs):
-            _sync_file(self._file)
-            tables = {}
-            for name, values in self._tables().items():
-                with (self._folder / f"{name}.npy").open("w+b") as file:
-                    np.save(file, values, allow_pickle=False)
-                    _sync_file(file)
-                    file.seek(0)
-                    tables[name] = hashlib.sha256(file.read()).hexdigest()
-            content = finish_hash(self._digest, self._heights, self._widths, channels)
-            meta = {**meta, "format": FORMAT, "channels": channels, "hash": content, "tables": tables}
-            with (self._folder / "meta.json").open("w", encoding="ascii") as text:
-                json.dump({**meta, "sha256": _meta_hash(meta)}, text, sort_keys=True, indent=1)
-                _sync_file(text)
-            target = self._packs / family / (fingerprint or _meta_hash(meta))[:32]
-            target.parent.mkdir(exist_ok=True)
-            _sync_folder(self._folder)
-            if fcntl is None:  # Windows renames no folder with an open file in it
-                self._file.close()
-                self._lock.close()
-            if target.exists():
-                discard(target, self._packs)
-            try:
-                os.rename(self._folder, target)
-            except OSError:
-                # another process finished the same pack just now; the caller verifies what is there
-                if not (target / "meta.json").exists():
-                    raise
-            with contextlib.suppress(OSError):
-                (target / "lock").unlink()
-            _sync_folder(target.parent)
-        return target
-
-    def _tables(self) -> dict[str, npt.NDArray[Any]]:
-        tables: dict[str, npt.NDArray[Any]] = {
-            "heights": np.array(self._heights, np.int32),
-            "widths": np.array(self._widths, np.int32),
-            "index": np.array(self._index, np.int64),
+    def text(self) -> bytes:
+        """The bytes of meta.json."""
+        plain = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "channels": self.channels,
+            "hash": self.hash,
+            "labelled": self.labelled,
+            "bad": [list(entry) for entry in self.bad],
+            "retry": list(self.retry),
+            "shards": [
+                {
+                    "source": [shard.first, shard.stop],
+                    "table": shard.table,
+                    "blocks": [[block.pictures, block.bytes, block.sha256] for block in shard.blocks],
+                }
+                for shard in self.shards
+            ],
         }
-        if self._labels and None not in self._labels:
-            tables["labels"] = np.array(self._labels, np.int64)
-        return tables
+        return _line({**plain, "sha256": hashlib.sha256(_line(plain)).hexdigest()})
 
 
-def discard(folder: Path, packs: Path) -> None:
-    """Remove a pack: renamed away first, so that no half of it is ever seen."""
-    with contextlib.suppress(OSError):
-        away = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=packs))
-        os.rename(folder, away / "old")
-        shutil.rmtree(away, ignore_errors=True)
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a pack: a file, or one block of it with the pictures `first` to `stop` - 1 of the pack."""
+
+    file: str
+    block: int | None = None
+    first: int = 0
+    stop: int = 0
+
+    def __str__(self) -> str:
+        where = "" if self.block is None else f" block {self.block}"
+        if self.stop == self.first:
+            return f"{self.file}{where}"
+        which = f"picture {self.first}" if self.stop == self.first + 1 else f"pictures {self.first} to {self.stop - 1}"
+        return f"{self.file}{where} ({which})"
 
 
-def discard_others(target: Path, packs: Path) -> None:
-    """Remove the older packs beside this one: the same pictures' root and settings, before the pictures changed."""
-    with contextlib.suppress(OSError):
-        for folder in list(target.parent.iterdir()):
-            if folder != target and (folder / "meta.json").is_file():
-                discard(folder, packs)
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A pack, or some of its shards, with every byte verified but for what `damage` names.
+
+    tables: rows by shard number, where sound.
+    """
+
+    folder: Path
+    meta: Meta
+    tables: dict[int, Rows]
+    damage: tuple[Damage, ...]
+    files: ShardFiles
 
 
-def sweep(packs: Path) -> None:
-    """Remove what dead builders left."""
-    for folder in packs.glob(_BUILDING + "*"):
-        if _is_dead(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+class ShardFiles:
+    """Reads from the data files of a pack, from any thread; those that are open stay so when the pack is replaced."""
 
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._handles: dict[int, int] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._handles)
 
-def _is_dead(folder: Path) -> bool:
-    try:
-        # a builder makes its folder an instant before its lock
-        if fcntl is None or not (folder / "lock").exists():
-            return time.time() - folder.stat().st_mtime > (3600 if fcntl is not None else 86400)
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:
-        return False
+    def size(self, shard: int) -> int:
+        """Bytes of the file; OSError."""
+        with self._lock:
+            if shard in self._handles:
+                return os.fstat(self._handles[shard]).st_size
+        return self._paths[shard].stat().st_size
 
-
-@contextlib.contextmanager
-def _explained(packs: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SmallviewError(
-            f"cannot write the pack of decoded pictures to {packs}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder"
-            " that can be written and has room"
-        ) from error
-
-
-def _meta_hash(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_file(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system lets a folder be synced
-        handle = os.open(folder, os.O_RDONLY)
+    def read(self, shard: int, start: int, into: memoryview) -> None:
+        """Fill `into` with the bytes from `start` on; OSError, or EOFError where the file ends before."""
+        with self._lock:
+            handle = self._handles.get(shard)
+            if handle is None and len(self._handles) < _MOST_OPEN:
+                handle = self._handles[shard] = _open(self._paths[shard])
+        if handle is not None:
+            self._fill(handle, start, into)
+            return
+        handle = _open(self._paths[shard])
         try:
-            os.fsync(handle)
+            self._fill(handle, start, into)
         finally:
             os.close(handle)
+
+    def _fill(self, handle: int, start: int, into: memoryview) -> None:
+        done = 0
+        while done < len(into):
+            if hasattr(os, "preadv"):
+                count = os.preadv(handle, [into[done:]], start + done)
+            else:  # Windows has no reading at a place
+                with self._lock:
+                    os.lseek(handle, start + done, os.SEEK_SET)
+                    data = os.read(handle, len(into) - done)
+                count = len(data)
+                into[done : done + count] = data
+            if count == 0:
+                raise EOFError(f"the file ends at {start + done:,}")
+            done += count
+
+
+def load(folder: Path, threads: int = 2, pictures: range | None = None) -> Stored | None:
+    """The pack in this folder, or the shards of it that hold these pictures; None where there is none or no copy of its meta is sound.
+
+    Every table and every block is read and checked, by several threads; what is wrong is listed in `damage`.
+    """
+    metas = [_read_meta(folder / name) for name in META]
+    meta = metas[0] or metas[1]
+    if meta is None:
+        return None
+    damage = [Damage(name) for name, found in zip(META, metas, strict=True) if found is None or found != meta]
+    files = ShardFiles([folder / data_name(k) for k in range(len(meta.shards))])
+    starts = shard_starts(meta)
+    tables: dict[int, Rows] = {}
+    tasks: list[tuple[int, int, int, Damage]] = []
+    for k, shard in enumerate(meta.shards):
+        begin, stop = starts[k], starts[k + 1]
+        if pictures is not None and (stop <= pictures.start or begin >= pictures.stop):
+            continue
+        rows = _read_table(folder / table_name(k), shard)
+        if rows is None:
+            damage.append(Damage(table_name(k), None, begin, stop))
+        else:
+            tables[k] = rows
+        tasks.extend((k, b, start, named) for b, start, named in _blocks(k, shard, begin))
+        damage.extend(_longer(files, k, shard))
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="verify") as pool:
+        wrong = pool.map(lambda task: _check(files, meta.shards[task[0]].blocks[task[1]], task), tasks)
+        damage.extend(found for found in wrong if found is not None)
+    return Stored(folder, meta, tables, tuple(damage), files)
+
+
+def data_name(shard: int) -> str:
+    """The file with the bytes of a shard's pictures."""
+    return f"data-{shard:05d}.bin"
+
+
+def table_name(shard: int) -> str:
+    """The file with a shard's table."""
+    return f"data-{shard:05d}.npy"
+
+
+def shard_starts(meta: Meta) -> list[int]:
+    """Where each shard's pictures begin in the pack, and the number of all."""
+    return list(accumulate((shard.pictures for shard in meta.shards), initial=0))
+
+
+def table_bytes(rows: Rows) -> bytes:
+    """A shard's table as the bytes of its .npy file."""
+    file = io.BytesIO()
+    np.save(file, rows, allow_pickle=False)
+    return file.getvalue()
+
+
+def _blocks(k: int, shard: Shard, first: int) -> Iterable[tuple[int, int, Damage]]:
+    """(number, first byte, how it would be named) of each block of a shard whose pictures begin at `first`."""
+    start = 0
+    for b, block in enumerate(shard.blocks):
+        yield b, start, Damage(data_name(k), b, first, first + block.pictures)
+        first, start = first + block.pictures, start + block.bytes
+
+
+def _check(files: ShardFiles, block: Block, task: tuple[int, int, int, Damage]) -> Damage | None:
+    shard, _, start, named = task
+    digest = hashlib.sha256()
+    piece = memoryview(bytearray(min(_PIECE, block.bytes)))
+    try:
+        for done in range(0, block.bytes, _PIECE):
+            part = piece[: min(_PIECE, block.bytes - done)]
+            files.read(shard, start + done, part)
+            digest.update(part)
+    except (OSError, EOFError):
+        return named
+    return None if digest.hexdigest() == block.sha256 else named
+
+
+def _longer(files: ShardFiles, k: int, shard: Shard) -> list[Damage]:
+    """A file with more in it than its blocks; what is missing shows in them."""
+    try:
+        return [Damage(data_name(k))] if files.size(k) > shard.bytes else []
+    except OSError:
+        return []
+
+
+def _read_table(path: Path, shard: Shard) -> Rows | None:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != shard.table:
+            return None
+        rows: Rows = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return rows if rows.dtype == ROW and len(rows) == shard.pictures else None
+
+
+def _read_meta(path: Path) -> Meta | None:
+    try:
+        if path.stat().st_size > _MOST_META:
+            return None
+        text = path.read_bytes()
+        plain = json.loads(text)
+        if plain["format"] != FORMAT or plain["kind"] not in ("raw", "jpeg"):
+            return None
+        meta = Meta(
+            kind=plain["kind"],
+            channels=plain["channels"],
+            hash=plain["hash"],
+            labelled=plain["labelled"],
+            bad=tuple((name, reason) for name, reason in plain["bad"]),
+            retry=tuple(plain["retry"]),
+            shards=tuple(
+                Shard(entry["source"][0], entry["source"][1], entry["table"], tuple(Block(*block) for block in entry["blocks"]))
+                for entry in plain["shards"]
+            ),
+        )
+        # the bytes as a whole, so that no flipped bit between the values goes unseen either
+        return meta if meta.text() == text else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _line(plain: dict[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True).encode("ascii") + b"\n"
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+
+
+def _close(handles: dict[int, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()

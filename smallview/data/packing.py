@@ -1,18 +1,18 @@
-"""A source decoded once: all pictures as uint8 in one flat memory-mapped array, broken ones left out and named."""
+"""A source decoded once: all pictures in a pack, as pixels or as small JPEGs, the broken ones left out and named."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,30 +20,34 @@ import numpy as np
 import numpy.typing as npt
 
 from smallview.data.arrays import Labels
-from smallview.data.decoding import BadPicture, Pixels, Unreadable, shrink
+from smallview.data.decoding import BadPicture, Pixels, Unreadable
 from smallview.data.listing import BadFile, PathTable
-from smallview.data.pack_files import Building, Stored, cache_folder, discard_others, load
+from smallview.data.pack_build import Building, tidy
+from smallview.data.pack_coding import Outcome, coder, in_order
+from smallview.data.pack_files import META, Kind, Rows, Stored, data_name, load, shard_starts
+from smallview.data.pack_folders import cache_folder, discard_others
+from smallview.data.pack_kind import check_room, pack_kind, stored_kind
+from smallview.data.pack_reading import FlatStore, ShardStore, Store
+from smallview.data.pack_repair import repair
 from smallview.data.sources import Source
 from smallview.errors import DataError, SmallviewError, UsageError
 
 MOST_BAD_FILES = 10
 MOST_BAD_SHARE = 0.01
-Outcome = tuple[Pixels, int | None] | BadPicture
 Progress = Callable[[int, int], None]
 _log = logging.getLogger("smallview.data")
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """N decoded pictures of `channels` channels, each of its own size.
+    """N pictures of `channels` channels, each of its own size; pack[i] is picture i, uint8 [H, W, C].
 
-    Picture i is pixels[offsets[i] :][: heights[i] * widths[i] * channels] as [H, W, C]. pixels uint8, flat; offsets int64 [N];
-    heights and widths int32 [N]; index int64 [N], positions in the source; names [N]; labels int64 [N] or None. `hash` tells
-    the pixels and sizes, wherever they came from; `bad` lists what was left out.
+    heights and widths int32 [N]; index int64 [N], positions in the source; names [N]; labels int64 [N] or None. kind: `raw` gives
+    the source's pixels, `jpeg` what a JPEG of quality 90 keeps of them. `hash` tells the sizes and the pixels (raw, wherever they
+    came from) or the stored bytes (jpeg); `bad` lists what was left out.
     """
 
     name: str
-    pixels: Pixels = field(repr=False)
     heights: npt.NDArray[np.int32] = field(repr=False)
     widths: npt.NDArray[np.int32] = field(repr=False)
     channels: int
@@ -53,12 +57,8 @@ class Pack:
     index: npt.NDArray[np.int64] = field(repr=False)
     hash: str
     bad: list[BadFile]
-
-    @cached_property
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each picture begins in `pixels`, int64 [N]."""
-        ends = np.cumsum(self.heights.astype(np.int64) * self.widths * self.channels)
-        return np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    kind: Kind
+    store: Store = field(repr=False)
 
     @cached_property
     def one_size(self) -> tuple[int, int] | None:
@@ -67,17 +67,51 @@ class Pack:
         return (height, width) if bool((self.heights == height).all() and (self.widths == width).all()) else None
 
     def gather(self, index: npt.NDArray[np.int64], threads: int = 1) -> tuple[Pixels, npt.NDArray[np.int64]]:
-        """(flat uint8, where each begins int64 [B]) of the pictures at these positions: the pack itself, no copy."""
-        return self.pixels, self.offsets[index]
+        """(flat uint8, where each begins int64 [B]) of the pictures at these positions, [heights[i], widths[i], C] each.
+
+        An array or a raw pack of one shard is given as it lies, no copy. Otherwise each picture is read, and decoded, once into a
+        new buffer by `threads` threads. Raises DataError where the files changed under an open pack.
+        """
+        return self.store.gather(np.asarray(index, np.int64), threads)
+
+    def part(self, rank: int, world: int) -> Pack:
+        """The pictures of one of `world` machines: parts are disjoint, cover the pack, and differ by at most one picture.
+
+        Parts follow one another in the pack, so that each needs its own few shards; no file of another one is touched.
+
+        Raises:
+            UsageError: no such part, or more parts than pictures.
+        """
+        part = _part(len(self), rank, world)
+        first, stop = part.start, part.stop
+        return replace(
+            self,
+            heights=self.heights[first:stop],
+            widths=self.widths[first:stop],
+            names=self.names.take(np.arange(first, stop)),
+            labels=None if self.labels is None else self.labels[first:stop],
+            index=self.index[first:stop],
+            hash=_part_hash(self.hash, rank, world),
+            store=self.store.part(first, stop),
+        )
+
+    def memory(self, batch_size: int, threads: int = 1, batches: int = 1) -> int:
+        """The bytes that a run's data hold at most: the tables, and the largest `batches` batches that may be read at a time.
+
+        Pages of a mapped pack are not counted: the system takes them back when it needs them.
+        """
+        tables = sum(values.nbytes for values in (self.heights, self.widths, self.index)) + 24 * len(self)
+        return tables + batches * self.store.most_bytes(batch_size, threads)
 
     def __len__(self) -> int:
         return len(self.heights)
 
     def __getitem__(self, i: int) -> Pixels:
-        """Picture i, uint8 [H, W, C], a view."""
+        """Picture i, uint8 [H, W, C], a view where the pack is one array."""
         i = range(len(self))[i]
-        start, height, width = int(self.offsets[i]), int(self.heights[i]), int(self.widths[i])
-        return self.pixels[start : start + height * width * self.channels].reshape(height, width, self.channels)
+        flat, (start,) = self.gather(np.array([i]))
+        height, width = int(self.heights[i]), int(self.widths[i])
+        return flat[start : start + height * width * self.channels].reshape(height, width, self.channels)
 
     def __iter__(self) -> Iterator[Pixels]:
         return (self[i] for i in range(len(self)))
@@ -87,41 +121,83 @@ def open_pack(
     source: Source,
     *,
     short_side: int | None,
+    kind: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
     threads: int = 2,
 ) -> Pack:
     """The pack of a source, its pictures shrunk to this short side where they are larger (None: never).
 
-    Arrays that need no shrinking are wrapped, not copied. Anything else is built into the cache folder once, and used again
-    while the source's fingerprint and the settings stay and every byte still has its SHA-256. The result does not depend on
-    `threads`. `progress(done, total)` is called after each picture of a build.
+    Arrays that need no shrinking are wrapped, not copied, unless `jpeg` is asked for. Anything else is built into the cache folder
+    once, and used again while the source's fingerprint and the settings stay; each opening checks every byte by its block's SHA-256,
+    and what is damaged is named, and made again. A build that was killed goes on where it was. The result depends on neither.
+    `kind="auto"` is `pack_kind`'s. `progress(done, total)` is called after each picture of a build.
 
     Raises DataError where more than 10 pictures and more than 1 % are broken, or all are; SmallviewError where the cache cannot
-    be written.
+    be written or has no room.
     """
     if short_side is not None and short_side < 1:
         raise UsageError(f"short_side is {short_side}; wanted 1 or more, or None for the pictures' own size")
-    if source.array is not None and (short_side is None or min(source.array.shape[1:3]) <= short_side):
+    if kind not in ("auto", "raw", "jpeg"):
+        raise UsageError(f"kind is {kind!r}; wanted auto, raw or jpeg")
+    if source.array is not None and kind != "jpeg" and (short_side is None or min(source.array.shape[1:3]) <= short_side):
         return _wrap(source, source.array)
+    chosen = pack_kind(source, short_side) if kind == "auto" else stored_kind(kind, source.channels)
     packs = cache_folder(cache) / "packs"
-    family = _family(source, short_side)
+    family = _family(source, short_side, chosen)
+    stored = None
     if source.fingerprint is not None:
-        folder = packs / family / source.fingerprint[:32]
-        stored = load(folder)
-        if stored is not None and _still_right(source, stored):
-            return _unpack(source, stored)
-        if stored is None and (folder / "meta.json").exists():
-            _log.warning("the pack in %s is damaged; building it again", folder)
-    folder = _build(source, short_side, packs, family, progress, threads)
-    if source.root is not None:
-        discard_others(folder, packs)
-    stored = load(folder)
+        stored = _load(source, packs / family / source.fingerprint[:32], coder(source, short_side, chosen), threads)
     if stored is None:
-        raise SmallviewError(
-            f"the pack just written to {folder} reads back wrong; check the disk, or set SMALLVIEW_CACHE to another"
-        )
+        folder = _build(source, short_side, chosen, packs, family, progress, threads)
+        if source.root is not None:
+            discard_others(folder, packs)
+        stored = load(folder, threads)
+        if stored is None or stored.damage:
+            raise SmallviewError(
+                f"the pack just written to {folder} reads back wrong; check the disk, or set SMALLVIEW_CACHE to another"
+            )
     return _unpack(source, stored)
+
+
+def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 2) -> Pack:
+    """A pack folder without its source: of a machine that has been given the pack, or only its meta.json and its own part's shards.
+
+    Names are the positions in the source, labels those that were packed. No file of another part's shards is touched.
+
+    Raises:
+        DataError: no pack, or a damaged one, which takes its source to repair. UsageError: no such part.
+    """
+    folder = Path(folder)
+    meta = load(folder, pictures=range(0))
+    if meta is None:
+        raise DataError(
+            f"{folder} holds no pack that can be read; wanted a folder with a sound meta.json, as docs/pack-format.md says"
+        )
+    total = shard_starts(meta.meta)[-1]
+    part = _part(total, rank, world)
+    stored = load(folder, threads, part)
+    # one sound copy of the meta is enough
+    if stored is None or any(each.file not in META for each in stored.damage):
+        told = "its meta.json changed just now" if stored is None else _listed(stored)
+        raise DataError(f"the pack in {folder} is damaged: {told}; open it with its source to repair it, or copy it again")
+    first = shard_starts(stored.meta)[min(stored.tables)]
+    store, rows = _store(stored)
+    rows = rows[part.start - first : part.stop - first]
+    return Pack(
+        name=folder.resolve().parent.name,
+        heights=rows["height"].copy(),
+        widths=rows["width"].copy(),
+        channels=stored.meta.channels,
+        names=PathTable.of(b"%d" % i for i in rows["index"].tolist()),
+        labels=rows["label"].copy() if stored.meta.labelled else None,
+        classes=None,
+        index=rows["index"].copy(),
+        hash=stored.meta.hash if world == 1 else _part_hash(stored.meta.hash, rank, world),
+        bad=[BadFile(name, reason) for name, reason in stored.meta.bad],
+        kind=stored.meta.kind,
+        store=store.part(part.start - first, part.stop - first),
+    )
 
 
 def pack_short_side(size: int, smallest_area: float) -> int:
@@ -152,43 +228,115 @@ def write_bad_files(pack: Pack, path: Path) -> None:
 
 def _wrap(source: Source, images: Pixels) -> Pack:
     n, height, width, channels = images.shape
-    sizes = (np.full(n, height, np.int32), np.full(n, width, np.int32))
-    index = np.arange(n, dtype=np.int64)
-    content = source.fingerprint or ""
     return Pack(
-        source.name, images.reshape(-1), *sizes, channels, source.names, source.labels, source.classes, index, content, []
+        name=source.name,
+        heights=np.full(n, height, np.int32),
+        widths=np.full(n, width, np.int32),
+        channels=channels,
+        names=source.names,
+        labels=source.labels,
+        classes=source.classes,
+        index=np.arange(n, dtype=np.int64),
+        hash=source.fingerprint or "",
+        bad=[],
+        kind="raw",
+        store=FlatStore(images.reshape(-1), np.arange(n, dtype=np.int64) * (height * width * channels)),
     )
+
+
+def _store(stored: Stored) -> tuple[Store, Rows]:
+    """What reads the shards that were loaded, and their rows."""
+    rows = np.concatenate([stored.tables[k] for k in sorted(stored.tables)])
+    shards = np.concatenate([np.full(len(stored.tables[k]), k) for k in sorted(stored.tables)])
+    starts = rows["start"].copy()
+    if stored.meta.kind == "raw" and len(stored.meta.shards) == 1:
+        with contextlib.suppress(OSError):  # no addresses left for a map: then it is read like a large one
+            # as a plain array: np.memmap would make every slice a memmap, which is slow
+            return FlatStore(np.memmap(stored.folder / data_name(0), np.uint8, "r").view(np.ndarray), starts), rows
+    sizes = rows["height"].copy(), rows["width"].copy()
+    return ShardStore(stored.files, shards, starts, rows["bytes"].copy(), *sizes, stored.meta.channels), rows
 
 
 def _unpack(source: Source, stored: Stored) -> Pack:
-    index = stored.index
-    whole = len(index) == len(source)
-    labels = stored.labels if source.labels is None else source.labels[index]
+    store, rows = _store(stored)
+    index = rows["index"].copy()
+    stored_labels = rows["label"].copy() if stored.meta.labelled else None
+    labels = stored_labels if source.labels is None else source.labels[index]
     return Pack(
         name=source.name,
-        pixels=stored.pixels,
-        heights=stored.heights,
-        widths=stored.widths,
+        heights=rows["height"].copy(),
+        widths=rows["width"].copy(),
         channels=source.channels,
-        names=source.names if whole else source.names.take(index),
+        names=source.names if len(index) == len(source) else source.names.take(index),
         labels=labels,
         classes=source.classes if labels is not None else None,
         index=index,
-        hash=str(stored.meta["hash"]),
-        bad=[*source.bad, *(BadFile(name, reason) for name, reason in stored.meta["bad"])],
+        hash=stored.meta.hash,
+        bad=[*source.bad, *(BadFile(name, reason) for name, reason in stored.meta.bad)],
+        kind=stored.meta.kind,
+        store=store,
     )
 
 
-def _family(source: Source, short_side: int | None) -> str:
+def _family(source: Source, short_side: int | None, kind: Kind) -> str:
     """The folder for the packs of one root and one set of settings; a readable start, then a hash."""
     root = os.fsencode(source.root.resolve()) if source.root is not None else source.name.encode("utf-8", "surrogateescape")
-    settings = json.dumps({"short_side": short_side, "channels": source.channels, "rooted": source.root is not None})
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', source.name)[:40]}-{hashlib.sha256(root + settings.encode()).hexdigest()[:16]}"
+    settings = {"short_side": short_side, "channels": source.channels, "rooted": source.root is not None, "kind": kind}
+    told = hashlib.sha256(root + json.dumps(settings).encode()).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', source.name)[:40]}-{told}"
+
+
+def _part(n: int, rank: int, world: int) -> range:
+    if not 0 <= rank < world:
+        raise UsageError(f"part {rank} of {world}; wanted 0 to {world - 1}")
+    if world > n:
+        raise UsageError(f"{world} parts of {n} pictures; wanted at most one part for each")
+    return range(rank * n // world, (rank + 1) * n // world)
+
+
+def _part_hash(whole: str, rank: int, world: int) -> str:
+    return hashlib.sha256(f"{whole} part {rank} of {world}".encode()).hexdigest()
+
+
+def _load(source: Source, folder: Path, read: Callable[[int], Outcome], threads: int) -> Stored | None:
+    """The pack of this source, repaired where it was damaged; None where it must be built."""
+    stored = load(folder, threads)
+    if stored is None:
+        if (folder / META[0]).exists():
+            _log.warning(
+                "the pack in %s is damaged in both copies of its meta.json, or of another format; building it again", folder
+            )
+        return None
+    if stored.damage:
+        _log.warning("the pack in %s is damaged: %s; making that again", folder, _listed(stored, source))
+        if not repair(stored, read, threads if source.parallel else 1):
+            _log.warning("the pictures no longer give what was packed in %s; building all of it again", folder)
+            return None
+        stored = load(folder, threads)
+        if stored is None or stored.damage:
+            return None
+    tidy(folder)
+    return stored if _still_right(source, stored) else None
+
+
+def _listed(stored: Stored, source: Source | None = None, most: int = 3) -> str:
+    """What is wrong with a pack, with the names of its first and last picture where they are known."""
+    starts = shard_starts(stored.meta)
+    said = []
+    for damage in stored.damage[:most]:
+        k = bisect_right(starts, damage.first) - 1
+        names = ""
+        if source is not None and damage.stop > damage.first and k in stored.tables:
+            first, last = (stored.tables[k]["index"][i - starts[k]] for i in (damage.first, damage.stop - 1))
+            names = f", {printable(source.names[int(first)])} to {printable(source.names[int(last)])}"
+        said.append(f"{damage}{names}")
+    more = len(stored.damage) - most
+    return "; ".join(said) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _still_right(source: Source, stored: Stored) -> bool:
     """Whether the files that could not be read then still cannot: permission comes back without a trace in the fingerprint."""
-    for i in stored.meta["retry"]:
+    for i in stored.meta.retry:
         try:
             source.read(i)
         except BadPicture:
@@ -197,63 +345,42 @@ def _still_right(source: Source, stored: Stored) -> bool:
     return True
 
 
-def _build(source: Source, short_side: int | None, packs: Path, family: str, progress: Progress | None, threads: int) -> Path:
-    def read(i: int) -> Outcome:
-        try:
-            pixels, label = source.reader(i, short_side)
-            return shrink(pixels, short_side), label
-        except BadPicture as error:
-            return error
-
+def _build(
+    source: Source, short_side: int | None, kind: Kind, packs: Path, family: str, progress: Progress | None, threads: int
+) -> Path:
     total = len(source)
-    bad: list[BadFile] = []
-    retry: list[int] = []
-    with Building(packs) as building, closing(_in_order(read, total, threads if source.parallel else 1)) as outcomes:
-        for i, outcome in enumerate(outcomes):
-            if isinstance(outcome, BadPicture):
-                bad.append(BadFile(source.names[i], str(outcome)))
-                if isinstance(outcome, Unreadable):
-                    retry.append(i)
-            else:
-                building.add(outcome[0], i, outcome[1])
-            if progress is not None:
-                progress(i + 1, total)
-        _refuse_too_many(bad, total)
-        meta = {"bad": [[entry.name, entry.reason] for entry in bad], "retry": retry}
-        return building.finish(family, source.fingerprint, source.channels, meta)
-
-
-def _in_order(read: Callable[[int], Outcome], n: int, threads: int) -> Generator[Outcome, None, None]:
-    """read(0), read(1), ... in this order, from a few threads; at most twice as many results as threads wait at any time."""
-    if threads <= 1:
-        for i in range(n):
-            yield read(i)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[Outcome]] = deque()
-        try:
-            for i in range(n):
-                waiting.append(pool.submit(read, i))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    read = coder(source, short_side, kind)
+    with Building(packs, family, source.fingerprint, kind, source.channels) as building:
+        if building.waited and source.fingerprint is not None:
+            folder = packs / family / source.fingerprint[:32]
+            stored = load(folder, threads)
+            if stored is not None and not stored.damage:
+                return folder
+        check_room(source, short_side, kind, packs, building.bytes)
+        first = building.next
+        with closing(in_order(read, range(first, total), threads if source.parallel else 1)) as outcomes:
+            for i, outcome in enumerate(outcomes, first):
+                if isinstance(outcome, BadPicture):
+                    building.leave_out(i, source.names[i], str(outcome), retry=isinstance(outcome, Unreadable))
+                else:
+                    building.add(outcome[0], i, outcome[1])
+                if progress is not None:
+                    progress(i + 1, total)
+        _refuse_too_many([BadFile(name, reason) for name, reason in building.all_bad], total)
+        return building.finish()
 
 
 def _refuse_too_many(bad: list[BadFile], total: int) -> None:
     few = len(bad) <= MOST_BAD_FILES or len(bad) <= MOST_BAD_SHARE * total
     if few and len(bad) < total:
         return
-    examples = ", ".join(f"{_printable(entry.name)} ({entry.reason})" for entry in bad[:3])
+    examples = ", ".join(f"{printable(entry.name)} ({entry.reason})" for entry in bad[:3])
     rule = (
         "not one is left" if len(bad) == total else f"more than {MOST_BAD_FILES} and more than {MOST_BAD_SHARE:.0%} is too many"
     )
     raise DataError(f"{len(bad):,} of {total:,} pictures unreadable, e.g. {examples}; {rule}: repair, replace or remove them")
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file name that is safe on a terminal and in one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)

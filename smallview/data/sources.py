@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, files, arrays, a published set or anyone's data set, all behind one small value."""
+"""Where pictures come from: files, tar shards, arrays, a published set or anyone's data set, all behind one small value."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from smallview.data.arrays import Labels, as_labels, as_pictures, load_npy, load_npz
 from smallview.data.datasets import MapStyle
-from smallview.data.decoding import Pixels, decode_file, describe, looks_like_picture
-from smallview.data.listing import ENDINGS, BadFile, Entry, Listing, PathTable, fingerprint, scan
+from smallview.data.decoding import Pixels, decode, decode_file, describe, looks_like_picture
+from smallview.data.hugging_face import image_column, is_stream, open_named, stored_pictures
+from smallview.data.listing import ENDINGS, BadFile, Entry, Listing, PathTable, fingerprint, scan, stamps
 from smallview.data.published import find_published
+from smallview.data.tar_shards import expand, find_shards, index_shards, is_shard, looks_like_tar
 from smallview.errors import DataError
 
 ACCEPTED = (
-    "a folder of pictures, a list of paths, a uint8 array [N, H, W] or [N, H, W, C], (images, labels), .npy, .npz, CIFAR .bin"
-    " or idx files"
+    "a folder of pictures or of tar shards, a list of paths, shard-{000..099}.tar, hf:NAME, a uint8 array [N, H, W] or"
+    " [N, H, W, C], (images, labels), .npy, .npz, CIFAR .bin or idx files"
 )
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
 Reader = Callable[[int, int | None], tuple[Pixels, int | None]]
@@ -35,6 +38,7 @@ class Source:
     None. `array` is uint8 [N, H, W, C] where the pictures are one array already. `fingerprint` changes with the pictures (None:
     only reading all of them would tell). `skipped` counts files left out quietly, `bad` names folders that could not be listed.
     `reader(i, short_side)` gives (pixels, label or None); `parallel` says whether several threads may call it at once.
+    `stamps` uint64 [N] tells each picture from its earlier or later self without reading it, where files say their times.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Source:
     root: Path | None = None
     bad: tuple[BadFile, ...] = ()
     parallel: bool = True
+    stamps: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,8 +67,11 @@ def open_source(data: Any, *, labels: bool = True) -> Source:
     """The pictures of `data` as a Source: see ACCEPTED, and any data set with `__len__` and `__getitem__`.
 
     Labels come from class folders (each picture below one of two or more top-level folders, unless these are all called train,
-    test, val, valid or validation), from the published set, the .npz, the pair or the data set; `labels=False` ignores them.
-    Nothing is decoded yet. Raises DataError for data that cannot be meant.
+    test, val, valid or validation), from .cls or .json members of tar shards, from the published set, the .npz, the pair or the
+    data set; `labels=False` ignores them. Nothing is decoded yet. Only `hf:NAME` of no folder uses the network.
+
+    Raises:
+        DataError: data that cannot be meant. SmallviewError: `hf:` without the library it needs.
 
     Example:
         >>> source = open_source((np.zeros((3, 8, 8), np.uint8), [0, 1, 1]))
@@ -92,6 +100,8 @@ def finish_hash(digest: Any, heights: Any, widths: Any, channels: int) -> str:
 def _open(data: Any) -> Source:
     if isinstance(data, Source):
         return data
+    if isinstance(data, str) and data.startswith("hf:"):
+        return replace(_from_dataset(open_named(data[3:])), name=data[3:].rstrip("/").rpartition("/")[2] or "pictures")
     if isinstance(data, (str, os.PathLike)):
         return _from_path(Path(data).expanduser())
     if isinstance(data, tuple) and len(data) == 2 and not _is_path(data[1]):
@@ -102,8 +112,18 @@ def _open(data: Any) -> Source:
         return _from_array(as_pictures(data), "arrays")
     if isinstance(data, Sequence) and (len(data) == 0 or all(_is_path(entry) for entry in data)):
         return _from_list([Path(entry).expanduser() for entry in data])
+    if is_stream(data):
+        raise DataError(
+            f"data is a {type(data).__name__}, a stream: every epoch needs each picture once, in another order, and a stream has"
+            " neither number nor order; save it as tar shards or files and name these"
+            f" (wanted {ACCEPTED}, or a data set with __len__ and __getitem__)"
+        )
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, (dict, bytes)):
         return _from_dataset(data)
+    if isinstance(data, dict) and any(image_column(part) is not None for part in data.values()):
+        raise DataError(
+            f"data is a {type(data).__name__} with the splits {', '.join(map(str, data))}; pass one of them: data[...]"
+        )
     raise DataError(f"data is a {type(data).__name__}; wanted {ACCEPTED}, or a data set with __len__ and __getitem__")
 
 
@@ -114,6 +134,9 @@ def _is_path(value: Any) -> bool:
 def _from_path(path: Path) -> Source:
     try:
         if not path.exists():
+            shards = expand(str(path))
+            if len(shards) > 1 or shards[0] != path:
+                return _from_shards(shards)
             raise DataError(f"there is no {path}{_close_name(path)}; wanted {ACCEPTED}")
         published = find_published(path)
         if published is not None:
@@ -132,6 +155,8 @@ def _from_path(path: Path) -> Source:
             return replace(source, labels=labels, classes=classes)
         with path.open("rb") as file:
             head = file.read(512)
+        if is_shard(path) or looks_like_tar(head):
+            return replace(_from_shards([path]), root=path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; wanted {ACCEPTED}") from error
     if looks_like_picture(head) or os.fsencode(path.suffix.lower()) in ENDINGS:
@@ -150,6 +175,8 @@ def _close_name(path: Path) -> str:
 def _from_folder(path: Path) -> Source:
     listing = scan(path)
     if len(listing.names) == 0:
+        if shards := find_shards(path):
+            return replace(_from_shards(shards), name=path.resolve().name or "shards", root=path)
         raise DataError(_empty(path, listing))
     labels, classes = _class_folders(listing)
     return Source(
@@ -163,6 +190,22 @@ def _from_folder(path: Path) -> Source:
         skipped=listing.skipped,
         root=path,
         bad=listing.bad,
+        stamps=listing.stamps,
+    )
+
+
+def _from_shards(files: list[Path]) -> Source:
+    shards = index_shards(files)
+    return Source(
+        name=files[0].stem if len(files) == 1 else os.path.basename(os.path.dirname(os.path.abspath(files[0]))) or "shards",
+        names=shards.names,
+        channels=3,
+        reader=lambda i, short_side: (decode(shards.read(i), short_side=short_side), None),
+        labels=shards.labels,
+        fingerprint=shards.fingerprint,
+        skipped=shards.skipped,
+        bad=shards.bad,
+        stamps=shards.stamps,
     )
 
 
@@ -202,15 +245,19 @@ def _from_list(paths: list[Path]) -> Source:
     """Files in the order given; a missing one is a bad picture like any other, told when it is read."""
     if not paths:
         raise DataError(f"an empty list of paths; wanted {ACCEPTED}")
+    if all(is_shard(path) for path in paths):
+        return _from_shards(paths)
     absolute = [os.path.abspath(path) for path in paths]
     common = os.path.commonpath([os.path.dirname(path) for path in absolute])
     names = PathTable.of(os.fsencode(os.path.relpath(path, common).replace(os.sep, "/")) for path in absolute)
+    entries = [_entry(path) for path in absolute]
     return Source(
         name=os.path.basename(common) or "pictures",
         names=names,
         channels=3,
         reader=_file_reader(os.fsencode(common), names),
-        fingerprint=fingerprint(_entry(path) for path in absolute),
+        fingerprint=fingerprint(entries),
+        stamps=stamps(entries),
     )
 
 
@@ -236,6 +283,18 @@ def _from_array(images: Pixels, name: str, root: Path | None = None) -> Source:
 
 
 def _from_dataset(data: Any) -> Source:
+    column = image_column(data)
+    if column is not None and len(data):
+        stored = stored_pictures(data, column)
+        return Source(
+            name=stored.name,
+            names=PathTable.numbered(len(data)),
+            channels=3,
+            reader=lambda i, short_side: (stored.read(i, short_side), None),
+            labels=stored.labels,
+            classes=stored.classes,
+            fingerprint=stored.fingerprint,
+        )
     pictures = MapStyle(data)
     classes = getattr(data, "classes", None)
     named = isinstance(classes, (list, tuple)) and len(classes) > 0 and all(isinstance(entry, str) for entry in classes)

@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -258,40 +257,6 @@ def test_files_that_cannot_be_read(
         decode_file(path)
 
 
-def _header_bombs() -> dict[str, bytes]:
-    from zlib import crc32
-
-    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    png = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + crc32(header).to_bytes(4, "big") + bytes(40)
-    webp = b"VP8X" + (10).to_bytes(4, "little") + bytes(4) + (16000).to_bytes(3, "little") * 2
-    tga = bytes([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]) + (65535).to_bytes(2, "little") * 2 + bytes([24, 0]) + bytes(50)
-    gif = (
-        b"GIF89a"
-        + (60000).to_bytes(2, "little") * 2
-        + bytes(3)
-        + b","
-        + bytes(4)
-        + (60000).to_bytes(2, "little") * 2
-        + bytes(30)
-    )
-    jpeg = b"\xff\xd8\xff\xc0\0\x11\x08" + (65000).to_bytes(2, "big") * 2 + b"\x03\x01\x11\0\x02\x11\0\x03\x11\0\xff\xda"
-    return {
-        "a.png": png,
-        "a.webp": b"RIFF" + (len(webp) + 4).to_bytes(4, "little") + b"WEBP" + webp + bytes(20),
-        "a.ppm": b"P6 60000 60000 255\n" + bytes(100),
-        "a.tga": tga,
-        "a.gif": gif,
-        "a.jpg": jpeg + bytes(40),
-    }
-
-
-@pytest.mark.parametrize("name", list(_header_bombs()))
-def test_bomb_is_refused_from_its_header(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(_header_bombs()[name])
-    _refused_in_little_memory(path)
-
-
 def test_limit_is_64_megapixels(encode: Encode) -> None:
     assert decode(encode(Image.new("1", (8000, 4000)))).shape == (4000, 8000, 3)
     for sides in ((8001, 8000), (9000, 8000), (10000, 9500)):  # the last is where Pillow begins to warn
@@ -304,13 +269,14 @@ def _refused_in_little_memory(path: Path) -> None:
 import resource, sys, time
 from smallview.data.decoding import BadPicture, decode, decode_file
 decode(b"P5 1 1 255 a")
-used = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmSize"))
-resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, resource.RLIM_INFINITY))
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+def status(key):  # `getrusage` would begin with the peak of the process that started this one
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") * 1024 + 200 * 2**20, resource.RLIM_INFINITY))
+before, start = status("VmHWM"), time.perf_counter()
 try:
     decode_file(sys.argv[1])
 except BadPicture as error:
-    print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, error)
+    print(time.perf_counter() - start, (status("VmHWM") - before) / 1024, error)
 """
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc here: memory cannot be limited as this test does")
@@ -356,56 +322,6 @@ def test_large_jpeg_at_a_part_of_its_size(encode: Encode) -> None:
 
 
 # --- nothing but BadPicture, from any thread, whatever the bytes ---
-
-
-def _seeds(encode: Encode, pattern: np.ndarray) -> list[bytes]:
-    everything = {**LOSSLESS, **LOSSY, "GIF": {}}
-    seeds = [encode(pattern, format, **options) for format, options in everything.items()]
-    return [
-        *seeds,
-        encode(pattern, "JPEG", progressive=True),
-        encode(pattern, "TIFF", compression="tiff_lzw"),
-        encode(Image.fromarray(pattern).convert("P"), "PNG"),
-        encode(Image.fromarray(pattern).convert("CMYK"), "JPEG"),
-        encode(np.arange(2000, dtype=np.uint16).reshape(40, 50), "PNG"),
-    ]
-
-
-def _mutated(data: bytes, other: bytes, random: np.random.Generator) -> bytes:
-    body = bytearray(data)
-    kind = random.integers(5)
-    if kind == 0:  # flips anywhere
-        for _ in range(random.integers(1, 12)):
-            body[random.integers(len(body))] ^= 1 << int(random.integers(8))
-    elif kind == 1:  # cut
-        del body[random.integers(len(body)) :]
-    elif kind == 2:  # splice
-        at = int(random.integers(len(body)))
-        body[at:] = other[int(random.integers(len(other))) :]
-    elif kind == 3:  # extreme numbers in the header
-        at = int(random.integers(min(64, len(body) - 4)))
-        body[at : at + 4] = [b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", b"\0\0\xff\xff"][int(random.integers(4))]
-    else:  # a run of noise
-        at = int(random.integers(len(body)))
-        body[at : at + 16] = random.bytes(16)
-    return bytes(body)
-
-
-def test_2000_mutated_files(encode: Encode, pattern: np.ndarray) -> None:
-    random = np.random.default_rng(20)
-    seeds = _seeds(encode, pattern)
-    slowest, loaded = 0.0, 0
-    for k in range(2000):
-        data = _mutated(seeds[k % len(seeds)], seeds[int(random.integers(len(seeds)))], random)
-        start = time.perf_counter()
-        try:
-            image = decode(data, channels=1 if k % 5 == 0 else 3, short_side=8 if k % 3 == 0 else None)
-            assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == (1 if k % 5 == 0 else 3)
-            loaded += 1
-        except BadPicture as error:
-            assert str(error) and "\n" not in str(error)
-        slowest = max(slowest, time.perf_counter() - start)
-    assert slowest < 2 and 100 < loaded < 1800
 
 
 @given(st.binary(max_size=300))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from smallview.data import pack_files
+from smallview.data import pack_build, pack_files, pack_folders
 from smallview.data.decoding import BadPicture, shrink
 from smallview.data.packing import BadFile, Pack, open_pack, pack_short_side, write_bad_files
 from smallview.data.sources import open_source
@@ -28,6 +28,12 @@ def _files(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
 
 
+def _damage(folder: Path) -> tuple[pack_files.Damage, ...]:
+    stored = pack_files.load(folder)
+    assert stored is not None
+    return stored.damage
+
+
 def _same(one: Pack, two: Pack) -> bool:
     return one.hash == two.hash and all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -38,24 +44,26 @@ def test_pack_of_a_folder(photos: Photos, cache: Path) -> None:
     pack = open_pack(source, short_side=None, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert len(pack) == 3 and pack.name == "photos" and pack.channels == 3 and pack.one_size is None and not pack.bad
-    assert pack.pixels.dtype == np.uint8 and pack.pixels.ndim == 1 and pack.offsets.dtype == pack.index.dtype == np.int64
+    assert pack.kind == "raw" and pack.index.dtype == np.int64
     assert pack.heights.tolist() == [20, 21, 22] and pack.widths.tolist() == [30] * 3 and pack.heights.dtype == np.int32
     assert list(pack.names) == list(source.names) and pack.labels.tolist() == [0, 0, 1] and pack.classes == ("cat", "dog")
     for i in range(3):
-        assert np.array_equal(pack[i], source.read(i)) and np.shares_memory(pack[i], pack.pixels)
-        assert pack.offsets[i] == sum(source.read(j).size for j in range(i))
+        assert np.array_equal(pack[i], source.read(i)) and pack[i].dtype == np.uint8
+    flat, starts = pack.gather(np.array([2, 0]))
+    assert flat.dtype == np.uint8 and flat.ndim == 1 and starts.dtype == np.int64 and np.shares_memory(flat, pack[1])
+    assert starts.tolist() == [source.read(0).size + source.read(1).size, 0]
     assert np.array_equal(pack[-1], pack[2])
     with pytest.raises(IndexError):
         pack[3]
     names = {Path(name).name for name in _files(cache)}
-    assert names == {"pixels.bin", "heights.npy", "widths.npy", "index.npy", "meta.json"}
+    assert names == {"data-00000.bin", "data-00000.npy", "meta.json", "meta.copy.json"}
 
 
 def test_pack_is_shrunk_and_reused(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(photos("a.png", "b.png", sides=(40, 50)))
     pack = open_pack(source, short_side=16)
     assert all(np.array_equal(pack[i], shrink(source.read(i), 16)) for i in range(2)) and pack.heights.tolist() == [16, 16]
-    monkeypatch.setattr(pack_files.Building, "__enter__", lambda self: pytest.fail("built again"))
+    monkeypatch.setattr(pack_build.Building, "__enter__", lambda self: pytest.fail("built again"))
     calls: list[int] = []
     again = open_pack(open_source(source.root), short_side=16, progress=lambda *_: calls.append(1))
     assert _same(pack, again) and not calls
@@ -68,7 +76,7 @@ def test_changed_pictures_are_packed_anew_and_the_old_pack_goes(photos: Photos, 
     photos("a.png", "b.png", "c.png")
     second = open_pack(open_source(folder), short_side=None)
     assert len(second) == 3 and second.hash != first.hash
-    assert len(first[1]) == 21 and int(first.pixels.astype(np.int64).sum()) > 0  # whoever has the old one open keeps it
+    assert len(first[1]) == 21 and int(first[0].astype(np.int64).sum()) > 0  # whoever has the old one open keeps it
     assert sorted(len(Path(name).parts) for name in _files(cache) if name.endswith("meta.json")) == [4, 4]
     assert _same(
         open_pack(open_source(photos("b.png", root="elsewhere")), short_side=8),
@@ -92,11 +100,11 @@ def test_equal_for_any_number_of_threads(photos: Photos, tmp_path: Path) -> None
 def test_arrays_are_wrapped_not_copied(cache: Path, tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (5, 12, 10, 3), np.uint8)
     pack = open_pack(open_source((array, [0, 1, 2, 3, 4])), short_side=10)
-    assert np.shares_memory(pack.pixels, array) and pack.one_size == (12, 10) and not _files(cache)
+    assert np.shares_memory(pack[2], array) and pack.one_size == (12, 10) and not _files(cache)
     assert np.array_equal(pack[3], array[3]) and pack.labels.tolist() == [0, 1, 2, 3, 4]
     np.save(tmp_path / "set.npy", array)
     mapped = open_pack(open_source(tmp_path / "set.npy"), short_side=None)
-    assert _same(mapped, pack) and not _files(cache) and not mapped.pixels.flags.writeable
+    assert _same(mapped, pack) and not _files(cache) and not mapped[0].flags.writeable
     small = open_pack(open_source(array), short_side=5)
     assert small.one_size == (6, 5) and _files(cache) and np.array_equal(small[2], shrink(array[2], 5))
     labelled = open_pack(open_source((array, [4, 3, 2, 1, 0])), short_side=5)
@@ -133,7 +141,7 @@ def test_data_sets_are_read_once_with_their_labels(cache: Path) -> None:
     assert pack.index.tolist() == [*range(5), *range(6, 12)] and pack.labels.tolist() == [i % 2 for i in pack.index]
     assert pack.classes == ("a", "b") and pack.names[5] == "06" and pack.name == "Faces"
     assert _same(pack, open_pack(open_source(Faces()), short_side=None))
-    assert len([name for name in _files(cache) if name.endswith("pixels.bin")]) == 1
+    assert len([name for name in _files(cache) if name.endswith(".bin")]) == 1
     unlabelled = open_pack(open_source(Faces(), labels=False), short_side=None)
     assert unlabelled.labels is None and unlabelled.classes is None
 
@@ -217,7 +225,7 @@ def test_a_file_that_opens_later_is_not_left_out_for_ever(photos: Photos) -> Non
 # --- faults while building and after ---
 
 
-@pytest.mark.parametrize("name", ["pixels.bin", "heights.npy", "widths.npy", "index.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["data-00000.bin", "data-00000.npy", "meta.json", "meta.copy.json"])
 def test_any_flipped_bit_is_found(name: str, photos: Photos, cache: Path) -> None:
     source = open_source(photos("a.png", "b.png", sides=(5, 4)))
     pack = open_pack(source, short_side=None)
@@ -230,12 +238,13 @@ def test_any_flipped_bit_is_found(name: str, photos: Photos, cache: Path) -> Non
         damaged[random.integers(len(damaged))] ^= 1 << int(random.integers(8))
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         path.write_bytes(damaged)
-        assert pack_files.load(path.parent) is None
+        assert [damage.file for damage in _damage(path.parent)] == [name]
         assert _same(open_pack(source, short_side=None), open_pack(replace(source), short_side=None))
         assert _files(cache) == wanted
     for damaged in (b"", original[:-1], original + b"\0", original[: len(original) // 2]):
         path.write_bytes(damaged)
-        assert pack_files.load(path.parent) is None
+        assert [damage.file for damage in _damage(path.parent)] == [name]
+        assert open_pack(source, short_side=None).hash == pack.hash and _files(cache) == wanted
     path.unlink()
     assert open_pack(source, short_side=None).hash == pack.hash and _files(cache) == wanted
 
@@ -256,10 +265,10 @@ def test_killed_at_any_moment_leaves_no_half_pack(photos: Photos, cache: Path, t
         assert os.WIFSIGNALED(status), f"{what} {count}: the build was not killed there"
         half = [path for path in (cache / "packs").rglob("meta.json") if ".building-" not in str(path)]
         for path in half:  # killed after the rename: whole, or not there
-            assert pack_files.load(path.parent) is not None
+            assert not _damage(path.parent)
         pack = open_pack(source, short_side=10)
         assert _files(cache) == wanted and len(pack) == 12, f"{what} {count}"
-        pack_files.discard(next((cache / "packs").rglob("meta.json")).parent, cache / "packs")
+        pack_folders.discard(next((cache / "packs").rglob("meta.json")).parent, cache / "packs")
         assert not _files(cache)
 
 
@@ -300,9 +309,9 @@ def test_an_interrupted_build_removes_its_traces(photos: Photos, cache: Path) ->
 
 def test_a_living_builders_work_is_left_alone(photos: Photos, cache: Path) -> None:
     pytest.importorskip("fcntl")
-    with pack_files.Building(cache / "packs") as building:
+    with pack_build.Building(cache / "packs", "set-0", None, "raw", 3) as building:
         open_pack(open_source(photos("a.png")), short_side=None)
-        assert building._folder.exists()
+        assert building.folder.exists()
     assert not list((cache / "packs").glob(".building-*"))
 
 
@@ -341,13 +350,13 @@ def test_a_full_disk(photos: Photos, cache: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "own"))
-    assert pack_files.cache_folder() == tmp_path / "own" and pack_files.cache_folder(tmp_path) == tmp_path
+    assert pack_folders.cache_folder() == tmp_path / "own" and pack_folders.cache_folder(tmp_path) == tmp_path
     monkeypatch.delenv("SMALLVIEW_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert pack_files.cache_folder() == tmp_path / "xdg" / "smallview"
+    assert pack_folders.cache_folder() == tmp_path / "xdg" / "smallview"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert pack_files.cache_folder() == tmp_path / "home" / ".cache" / "smallview"
+    assert pack_folders.cache_folder() == tmp_path / "home" / ".cache" / "smallview"
 
 
 def test_settings() -> None:
