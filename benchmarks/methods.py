@@ -33,6 +33,7 @@ from smallview.records import ViewBatch
 from smallview.training.cost import encoder_passes
 from smallview.training.loop import TrainState, train_step
 from smallview.training.precision import Precision, keep_big_blocks
+from smallview.views.saliency import per_picture
 from smallview.views.view import pixels
 
 
@@ -78,7 +79,7 @@ def learn(given: argparse.Namespace) -> None:
     judge = Judge(data, given.seed)
     for name in given.method or smallview.methods():
         chosen = smallview.preset(name)
-        masks = border_mask if any(view.mask_background for view in chosen.method.views) else None
+        masks = per_picture(border_mask) if any(view.mask_background for view in chosen.method.views) else None
         started = time.monotonic()
         run = smallview.pretrain(
             data[0],

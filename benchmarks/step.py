@@ -1,88 +1,123 @@
 """The real loop against the same step on tensors that are already there: what data and views cost a training step.
 
-    python benchmarks/step.py                       # resnet18 and dense_small, 32 px
+    python benchmarks/step.py --json step.json          # resnet18, both small MobileNetV3 and dense_small, 32 px
     python benchmarks/step.py --encoder dense_small --rounds 9
 
 Arms are interleaved (real, resident, real, resident, ...) in one process; a ratio is real speed over resident speed of one round, and
-the median over the rounds counts. `malloc` compares dense_small with and without glibc's big blocks kept, each arm in its own process.
+the median over the rounds counts. A segment begins with a few steps that do not count, so that views are made ahead as in the middle of
+a run. `malloc` compares dense_small with and without glibc's big blocks kept, each arm in its own process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import math
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from arms import machine, save, spread
 
 from smallview.data.loading import batches
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.networks.encoders import build_encoder
 from smallview.networks.online_target import Networks
-from smallview.presets import preset
-from smallview.training.loop import TrainState, train
+from smallview.parts import DEPTH, SLOTS
+from smallview.presets import Preset, preset
+from smallview.records import Batch, ViewBatch
+from smallview.training.loop import StepReport, TrainState, train
 from smallview.training.precision import cpu_flags, fixed_rule, keep_big_blocks
 from smallview.training.prefetch import ahead
 from smallview.views.making import ViewMaker
 
+ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small")
+WARM = DEPTH + 1  # steps that do not count
+
+
+def batch_for(encoder: str) -> int:
+    """The batch that an encoder is measured with where none is asked for."""
+    return {"resnet18": 64}.get(encoder, 256)
+
 
 @dataclass
 class Bench:
-    """One encoder's training state and its views, ready to be stepped."""
+    """One encoder's training state and its views, ready to be stepped. pictures uint8 [N, H, W, 3], or random ones of `size`."""
 
     name: str
     size: int
     batch_size: int
     threads: int
+    preset: Preset | None = None
+    pictures: npt.NDArray[np.uint8] | None = None
+    device_name: str = "cpu"
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.threads)
-        self.device = torch.device("cpu")
-        pictures = np.random.default_rng(0).integers(0, 256, (10_000, self.size, self.size, 3), np.uint8)
+        self.device = torch.device(self.device_name)
+        pictures = self.pictures
+        if pictures is None:
+            pictures = np.random.default_rng(0).integers(0, 256, (10_000, self.size, self.size, 3), np.uint8)
         self.pack = open_pack(open_source(pictures), short_side=None)
-        self.preset = preset("simclr")
+        self.preset = self.preset or preset("simclr")
         net, config = build_encoder(self.name, size=self.size)
         method = self.preset.method
         networks = Networks(net, config.features, method.heads, method.target)
         self.precision = fixed_rule(net, self.device, cpu_flags())
         self.precision.place(networks, self.device)
         self.state = TrainState(networks, self.preset.optimizer.build(networks, self.device), {})
-        self.maker = ViewMaker(self.pack, method.views, self.size, [0.5] * 3, [0.25] * 3, 0)
+        self.maker = ViewMaker(self.pack, method.views, self.size, [0.5] * 3, [0.25] * 3, 0, self.device)
         first = next(iter(batches(len(self.pack), self.batch_size, 0, 0, 1)))
         self.resident = (first, self.maker(first))
 
     def run(self, steps: int, real: bool) -> float:
-        """Images per second of `steps` steps through the loop itself."""
-        start = self.state.step
-        order = batches(len(self.pack), self.batch_size, 0, start, start + steps)
-        feed = ahead(self.maker, order) if real else (self.resident for _ in range(steps))
-        began = time.perf_counter()
+        """Images per second of `steps` steps through the loop itself, in the middle of training."""
+        assert self.preset is not None
+        times: list[float] = []
+
+        def on_step(report: StepReport) -> bool:
+            times.append(time.perf_counter())
+            return len(times) == WARM + steps
+
+        feed = self.feed(real)
         train(
             self.state,
             self.preset.method,
             feed,
-            total_steps=start + steps + 1,
-            lr=0.01,
+            total_steps=self.state.step + 10**6,
+            lr=0.0,  # the arms share their weights, which shall not follow the one resident batch
             seed=0,
             precision=self.precision,
             device=self.device,
-            on_step=lambda report: False,
+            on_step=on_step,
         )
-        return steps * self.batch_size / (time.perf_counter() - began)
+        feed.close()  # the thread that makes views ahead ends, so that it takes no time from other arms
+        return steps * self.batch_size / (times[-1] - times[WARM - 1])
+
+    def feed(self, real: bool) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
+        """Batches with their views without end: made ahead as in training, or always the same ones."""
+        if not real:
+            while True:
+                yield self.resident
+        start = self.state.step
+        order = batches(len(self.pack), self.batch_size, 0, start, start + 10**6)
+        yield from ahead(self.maker.into_slots(SLOTS), order, DEPTH)
 
 
-def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, seconds: float) -> dict[str, object]:
+def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Median speeds and the median of paired ratios for one encoder."""
     bench = Bench(name, size, batch_size, threads)
     bench.run(2, True)
-    steps = max(2, round(seconds * bench.run(2, False) / batch_size))
+    steps = max(2, math.ceil(seconds * bench.run(2, False) / batch_size))
     real, resident = [], []
     for _ in range(rounds):
         real.append(bench.run(steps, True))
@@ -95,22 +130,37 @@ def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, se
         "threads": threads,
         "steps_per_segment": steps,
         "rounds": rounds,
-        "real_images_per_second": round(statistics.median(real), 1),
-        "resident_images_per_second": round(statistics.median(resident), 1),
-        "ratio_median": round(statistics.median(ratios), 4),
-        "ratio_min": round(min(ratios), 4),
-        "ratio_max": round(max(ratios), 4),
+        "real": real,
+        "resident": resident,
+        "real_images_per_second": statistics.median(real),
+        "resident_images_per_second": statistics.median(resident),
+        "ratio": spread(ratios),
+        "goal": (0.90, 0.97) if name == "dense_small" else (0.97, 0.97),
     }
 
 
-def malloc(threads: int, rounds: int) -> dict[str, object]:
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| encoder | batch | real, images/s | resident, images/s | ratio, median | min to max | goals |",
+        "|---|" + "---:|" * 6,
+    ]
+    for row in rows:
+        found, (shown, pushed) = row["ratio"], row["goal"]
+        speeds = f"{row['real_images_per_second']:,.1f} | {row['resident_images_per_second']:,.1f}"
+        ratio = f"{found['median']:.3f} | {found['min']:.3f} to {found['max']:.3f} | {shown:g}, then {pushed:g}"
+        lines.append(f"| {row['encoder']} | {row['batch_size']} | {speeds} | {ratio} |")
+    return "\n".join(lines)
+
+
+def malloc(threads: int, rounds: int) -> dict[str, Any]:
     """dense_small's resident step with freed blocks kept over without, paired runs of whole processes."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from step import Bench; from smallview.training.precision import keep_big_blocks\n"
         f"keep_big_blocks() if sys.argv[2] == 'keep' else None; b = Bench('dense_small', 32, 256, {threads}); b.run(3, False)\n"
         "print(b.run(12, False))"
     )
-    folder = str(__file__).rsplit("/", 1)[0]
+    folder = str(Path(__file__).parent)
     speeds: dict[str, list[float]] = {"keep": [], "plain": []}
     for _ in range(rounds):
         for arm, found in speeds.items():
@@ -124,29 +174,32 @@ def malloc(threads: int, rounds: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Run the comparisons and print one JSON line each."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the comparisons and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", action="append", choices=["resnet18", "dense_small", "mobilenetv3_small_050"])
+    parser.add_argument("--encoder", action="append", choices=ENCODERS)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a segment, about")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a segment, at least")
     parser.add_argument("--malloc", action="store_true")
-    given = parser.parse_args()
-    print(
-        json.dumps(
-            {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": given.threads}
-        )
-    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
+    given = parser.parse_args(argv)
     if given.malloc:
-        print(json.dumps(malloc(given.threads, given.rounds)))
-        return
-    keep_big_blocks()
-    for name in given.encoder or ["resnet18", "dense_small"]:
-        batch = given.batch_size or (64 if name == "resnet18" else 256)
-        print(json.dumps(compare(name, given.size, batch, given.threads, given.rounds, given.seconds)), flush=True)
+        found = {"machine": machine(), **malloc(given.threads, given.rounds)}
+        print(json.dumps(found))
+    else:
+        title = "the real loop over the same step on resident tensors"
+        found = {"title": title, "machine": machine(), "seconds": given.seconds, "rows": []}
+        keep_big_blocks()
+        for name in given.encoder or ENCODERS:
+            batch = given.batch_size or batch_for(name)
+            found["rows"].append(compare(name, given.size, batch, given.threads, given.rounds, given.seconds))
+            print(table(found["rows"][-1:]), flush=True)
+        print(f"\n{table(found['rows'])}")
+    save(found, given.json)
+    return found
 
 
 if __name__ == "__main__":

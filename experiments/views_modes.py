@@ -117,7 +117,11 @@ def main() -> None:
         began = time.monotonic()
         found = {mode: accuracy(data, mode, seed, budget) for mode in ("fast", "parity")}
         differences.append(found["fast"] - found["parity"])
-        told = {"seed": seed, **{mode: round(value, 2) for mode, value in found.items()}, "difference": round(differences[-1], 2)}
+        told = {
+            "seed": seed,
+            **{mode: round(value, 2) for mode, value in found.items()},
+            "difference": round(differences[-1], 2),
+        }
         print(json.dumps({**told, "seconds": round(time.monotonic() - began, 1)}), flush=True)
     n = len(differences)
     summary: dict[str, object] = {"pairs": n, "mean_difference": round(statistics.fmean(differences), 3)}

@@ -88,11 +88,13 @@ def pretrain(
     device: str | None = None,
     threads: Whole | None = None,
     save_every: float | None = None,
+    masks: str | None = None,
     set_: Sets = (),
     config: str | None = None,
     probe: On = False,
     print_config: On = False,
     fresh: On = False,
+    accept_data_change: On = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -103,7 +105,8 @@ def pretrain(
     Parameters
     ----------
     data
-        A folder of pictures of any depth, a picture array (.npy, .npz), CIFAR .bin or MNIST-type idx files.
+        A folder of pictures of any depth, or of tar shards; shard-{000..099}.tar; hf:NAME:SPLIT (pip install smallview[hf]); a
+        picture array (.npy, .npz), CIFAR .bin or MNIST-type idx files.
     method
         The method; `smallview methods` lists them. Default: simclr.
     encoder
@@ -128,6 +131,9 @@ def pretrain(
         CPU threads; other threads give other bits. Default: the cores of this machine.
     save_every
         Seconds between checkpoints. Default: 60.
+    masks
+        Foregrounds for methods that mask the background: border_colour, centre_prior, spectral_residual, none, encoder:RUN, or a
+        folder of masks named as the pictures. Default: border_colour.
     set_
         Any setting by its path, as in --set optimizer.lr=0.1; may be given again.
     config
@@ -138,6 +144,8 @@ def pretrain(
         Print every setting with the reason for its value, and stop.
     fresh
         Start anew in a new folder (DIR-2); nothing is deleted.
+    accept_data_change
+        Go on with an unfinished run though its pictures changed; without it, what changed is told and nothing done.
     json_
         One JSON object on stdout.
     quiet
@@ -161,16 +169,27 @@ def pretrain(
     sets = _sets(set_)
     if print_config:
         from smallview.data.sources import open_source
+        from smallview.foregrounds import settings_with_masks
         from smallview.settle import explain, settle
 
-        settled, reasons = settle(data, open_source(data), given, config, sets, encoder)
+        settled, reasons = settle(data, open_source(data), given, config, settings_with_masks(masks, sets), encoder)
         print(explain(settled, reasons, as_json=json_), end="")
         return
     with stopped_early(shell.go_on):
         from smallview import run
 
         done = run.pretrain(
-            data, encoder=encoder, out=out, config=config, sets=sets, fresh=fresh, quiet=quiet, command=shell.go_on, **given
+            data,
+            encoder=encoder,
+            out=out,
+            masks=masks,
+            config=config,
+            sets=sets,
+            fresh=fresh,
+            accept_data_change=accept_data_change,
+            quiet=quiet,
+            command=shell.go_on,
+            **given,
         )
     if json_:
         print(
@@ -302,11 +321,12 @@ def views(
     pictures: Whole = 8,
     repeats: Whole = 3,
     seed: Whole = 0,
+    masks: str | None = None,
     set_: Sets = (),
     config: str | None = None,
     json_: Json = False,
 ) -> None:
-    """Write a contact sheet of what the network will see.
+    """Write a contact sheet of what the network will see, what was drawn for it, and the masks that it came from.
 
     Parameters
     ----------
@@ -324,21 +344,25 @@ def views(
         How often each view is drawn.
     seed
         Decides which pictures and which draws.
+    masks
+        Foregrounds, as for pretrain.
     set_
         Any setting by its path, as in --set method.views.0.blur=1.
     config
         A TOML file of settings, such as a run's run.toml.
     json_
-        One JSON object on stdout.
+        One JSON object on stdout, with every parameter of every view as a list.
     """
     from smallview.use import sheet
 
     if pictures < 1 or repeats < 1:
         raise UsageError(f"--pictures is {pictures} and --repeats {repeats}; wanted 1 or more of both")
     given = {"method": method, "size": size, "seed": seed}
-    path, settled = sheet(data, out, given, config=config, sets=_sets(set_), rows=pictures, repeats=repeats)
+    path, settled, drawn = sheet(
+        data, out, given, config=config, sets=_sets(set_), rows=pictures, repeats=repeats, masks=masks, say=say
+    )
     if json_:
-        print(json.dumps({"sheet": str(path), "size": settled.size, "method": settled.preset}))
+        print(json.dumps({"sheet": str(path), "size": settled.size, "method": settled.preset, **drawn}))
     else:
         print(path)
 

@@ -81,7 +81,7 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
     x, y, x_test, y_test = digits()
     pictures = _save(out, x, y)
     say_on_stderr(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
-    contact, _ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
+    contact, *_ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
     given: dict[str, Any] = {"epochs": epochs, "size": 16, "sets": SETTINGS, "command": lambda _: again}
     try:
         run = pretrain(str(pictures), "simclr", out=out / "run", **given)

@@ -14,15 +14,20 @@ from smallview.errors import SmallviewError
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a file by UTF-8 text as a whole: after a crash it holds the old text or the new one, never a part.
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replaces a file as a whole: after a crash it holds the old bytes or the new ones, never a part.
 
     The file's mode follows the umask. OSError as from writing; the old file is then untouched and no temporary file stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -20,7 +20,7 @@ from smallview.networks.encoders import EncoderConfig, build_encoder, describe
 from smallview.networks.online_target import Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
-from smallview.records import Batch, Pictures, ViewBatch
+from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive
 from smallview.training.loop import StepReport, TrainState, train, train_step
@@ -30,6 +30,9 @@ from smallview.views.making import ViewMaker
 from smallview.views.view import View
 
 WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
+# views of so many steps wait; one more is being made, one is in use
+DEPTH = 2
+SLOTS = DEPTH + 2
 Say = Callable[[str], None]
 
 
@@ -48,7 +51,12 @@ class Parts:
     def feed(self, start: int, stop: int, total: int | None = None) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
         """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead."""
         config = self.config
-        return ahead(self.maker, batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total))
+        order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
+        return ahead(self.maker.into_slots(SLOTS), order, DEPTH)
+
+    def memory(self) -> int:
+        """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
+        return self.pack.memory(self.config.batch_size) + self.maker.memory(self.config.batch_size, SLOTS)
 
     def lr(self) -> Schedule:
         """The learning rate of the run: up, then down within it."""
@@ -56,11 +64,11 @@ class Parts:
 
 
 def build(
-    config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say, masked: Pictures | None = None
+    config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say, foregrounds: Foregrounds | None = None
 ) -> tuple[RunConfig, Parts]:
     """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe.
 
-    masked: the pack's copy without backgrounds, where the method has views of it.
+    foregrounds: what stands in front in the pictures, where the method has views without background.
     """
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
@@ -103,7 +111,9 @@ def build(
 
     cut = patches_of(pack, config, described, device)
     maker = ViewMaker(
-        pack, config.method.views, config.size, described.mean, described.std, config.seed, device, threads=1, masked=masked
+        *(pack, config.method.views, config.size, described.mean, described.std, config.seed, device),
+        foregrounds=foregrounds,
+        mode="parity" if config.augmentation == "parity" else "fast",
     )
     rule = fixed_rule(net, device, cpu_flags())
     precision = rule
@@ -171,7 +181,7 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
     train(
         trial,
         config.method,
-        ahead(parts.maker, trial_batches(parts)),
+        ahead(parts.maker.into_slots(SLOTS), trial_batches(parts), DEPTH),
         total_steps=count,
         lr=0.0,
         seed=config.seed,

@@ -1,4 +1,4 @@
-"""The pictures of a run: decoded, masked, told about, and checked to be those that it began with."""
+"""The pictures of a run: decoded, told about, and checked to be those that it began with."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smallview.config import RunConfig, smallest_side
-from smallview.data.masking import AREA, MaskedPictures, Masks, mask_pictures
+from smallview.data.changes import difference, inventory, read_inventory, write_inventory
+from smallview.data.pack_coding import QUALITY
 from smallview.data.packing import Pack, open_pack, write_bad_files
 from smallview.data.sources import Source
 from smallview.errors import DataError
 from smallview.settings import load_toml
 
+INVENTORY = "pictures.npz"
 Say = Callable[[str], None]
 
 
-def _telling(doing: str, say: Say) -> Callable[[int, int], None]:
+def telling(doing: str, say: Say) -> Callable[[int, int], None]:
     """What says every ten seconds how many pictures are done."""
     shown = time.monotonic()
 
@@ -35,8 +37,14 @@ def decoded(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
     Raises:
         DataError: fewer than two can be read.
     """
-    told = _telling("decoding", say)
-    pack = open_pack(source, short_side=smallest_side(config), threads=config.threads, progress=told)
+    told = telling("decoding", say)
+    side = smallest_side(config)
+    pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told)
+    if pack.kind == "jpeg":
+        say(
+            f"{len(pack):,} pictures are kept as JPEGs of quality {QUALITY}, their short side up to {side:,} px; "
+            "--set pack=raw keeps every pixel and takes several times the room"
+        )
     if source.skipped:
         say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
     if pack.bad:
@@ -56,40 +64,26 @@ def decoded(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
     return pack
 
 
-def without_backgrounds(pack: Pack, masks: Masks | None, say: Say) -> MaskedPictures | None:
-    """The copy of the pictures without backgrounds, where masks are given."""
-    if masks is None:
-        return None
-    masked, share = mask_pictures(pack, masks, progress=_telling("masking", say))
-    low, high = 100 * AREA[0], 100 * AREA[1]
-    rest = f"; the others have a foreground under {low:g} % or over {high:g} % of the area and stay as they are"
-    say(f"{100 * share:.0f} % of {len(pack):,} pictures are masked{rest if share < 1.0 else ''}")
-    return masked
-
-
-def check_same_pictures(folder: Path, pack: Pack) -> None:
-    """Whether they are those that the run in the folder began with.
+def changed_pictures(folder: Path, source: Source, pack: Pack, accept: bool) -> str:
+    """In what the pictures differ from those that the run in the folder began with; empty where they are the same.
 
     Raises:
-        DataError: they are others.
+        DataError: they differ, and that is not accepted.
     """
     recorded = load_toml(folder / "run.toml").get("recorded", {})
-    if recorded.get("data_hash") != pack.hash:
+    if recorded.get("data_hash") == pack.hash:
+        return ""
+    before = read_inventory(folder / INVENTORY)
+    told = "" if before is None else str(difference(before, inventory(source, pack.index)))
+    told = told or f"{recorded.get('pictures', '?')} then, {len(pack):,} now, with other content"
+    if not accept:
         raise DataError(
-            f"the pictures changed since {folder} began: {recorded.get('pictures', '?')} then, {len(pack):,} now, with other content; "
-            "bring the old ones back to go on, or add --fresh to start anew"
+            f"the pictures changed since {folder} began: {told}; bring the old ones back to go on, "
+            "add --accept-data-change to go on with these, or --fresh to start anew"
         )
+    return told
 
 
-def check_same_masks(folder: Path, masked: MaskedPictures | None) -> None:
-    """Whether they leave the pixels that the run in the folder began with.
-
-    Raises:
-        DataError: they leave others.
-    """
-    recorded = load_toml(folder / "run.toml").get("recorded", {})
-    if recorded.get("masks_hash") != (None if masked is None else masked.hash):
-        raise DataError(
-            f"the masks changed since {folder} began: they leave other pixels of the pictures; "
-            "give the old ones to go on, or add --fresh to start anew"
-        )
+def record_pictures(folder: Path, source: Source, pack: Pack) -> None:
+    """Keep beside the run by which names, sizes and times a change of its pictures will be told."""
+    write_inventory(inventory(source, pack.index), folder / INVENTORY)

@@ -291,8 +291,9 @@ def relic() -> Preset:
 def relic_v2() -> Preset:
     """ReLICv2: ReLIC on four large and two small views, some backgrounds masked. Cost 5.7.
 
-    Needs masks of the foreground: `pretrain(..., masks=function)`. Small views are seen by the online network only; pairs of one
-    view count; about ten negatives per query. What else the authors set is not known: alpha, temperature and crop areas are ours.
+    Masks of the foreground are by the border's colour unless given: docs/saliency.md. Small views are seen by the online network only;
+    pairs of one view count; about ten negatives per query. What else the authors set is not known: alpha, temperature and crop areas
+    are ours.
     """
     base = relic()
     large = [replace(view, mask_background=0.1) for view in (STRONG, SOLARIZED, STRONG, SOLARIZED)]
@@ -462,7 +463,7 @@ def simclr_noise_only() -> Preset:
 def combined() -> Preset:
     """EqCo, smoothing, ReLIC, small views, masks and growing resolution at once. Cost 2.5.
 
-    Needs masks of the foreground: `pretrain(..., masks=function)`.
+    Masks of the foreground are by the border's colour unless given: docs/saliency.md.
     """
     large = View(size=Ramp(0.5, 1.0, until=0.6), mask_background=0.1)
     small = View(size=0.5, scale=(0.05, 0.3), seen_by="online")

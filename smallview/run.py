@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import platform
 import sys
 import time
@@ -18,18 +19,18 @@ from torch import nn
 
 from smallview import config as configuration
 from smallview.config import RunConfig, mathematics, steps_per_epoch, total_steps
-from smallview.data.masking import MaskedPictures, Masks
 from smallview.data.packing import Pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import SmallviewError, StoppedError, UsageError
 from smallview.files import check_folder, write_text
+from smallview.foregrounds import Masks, check_masks, check_same_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder, save_encoder
 from smallview.parts import Parts, build, calibrate
-from smallview.pictures import check_same_masks, check_same_pictures, decoded, without_backgrounds
-from smallview.records import Row
+from smallview.pictures import changed_pictures, decoded, record_pictures, telling
+from smallview.records import Foregrounds, Row
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settings.fitting import printable
-from smallview.settle import cores, default_out, kept_threads, masks_needed, next_free, settle
+from smallview.settle import cores, default_out, kept_threads, next_free, settle
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import StopRequest, lock_folder, prepare_folder, withdraw_folder
@@ -75,17 +76,22 @@ def pretrain(
     config: str | None = None,
     sets: Mapping[str, object] | None = None,
     fresh: bool = False,
+    accept_data_change: bool = False,
     quiet: bool = False,
     command: Callable[[Path], str] | None = None,
     **settings: Any,
 ) -> Run:
     """Train an encoder on unlabeled pictures; the same call goes on with an unfinished run.
 
-    data: a folder, a list of paths, a uint8 array [N, H, W] or [N, H, W, C], a .npy or .npz path, CIFAR .bin or idx files, or any
-    map-style data set. encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F]. masks: for methods that mask
-    the background, a function from a picture uint8 [H, W, C] to its foreground [H, W], bool or numbers from 0 to 1, or all of them as an
-    array [N, H, W]. settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any
-    depth by path ("optimizer.lr"). command: what goes on with the run in a folder, for the message of a run that was stopped.
+    data: a folder of pictures or tar shards, a list of paths, `shard-{000..099}.tar`, `hf:NAME`, a uint8 array [N, H, W] or
+    [N, H, W, C], a .npy or .npz path, CIFAR .bin or idx files, or any map-style data set.
+    encoder: `dense_small`, a timm name, or a module [B, C, S, S] -> [B, F].
+    masks: for methods that mask the background, a name (border_colour, centre_prior, spectral_residual, none), encoder:RUN, a folder
+    of masks named as the pictures, a function of a batch uint8 [B, C, H, W] to its foregrounds [B, 1, H, W], bool or numbers from 0
+    to 1, or all masks as an array [N, H, W]; default border_colour.
+    settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path
+    ("optimizer.lr"). accept_data_change: go on with an unfinished run though its pictures changed.
+    command: what goes on with the run in a folder, for the message of a run that was stopped.
 
     Raises:
         DataError, UsageError, LockedError, DivergedError, and StoppedError when it was stopped and saved.
@@ -102,12 +108,8 @@ def pretrain(
         check_folder(out)
     source = open_source(data)
     given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
-    wanted, reasons = settle(data, source, given, config, sets, encoder)
-    if not masks_needed(wanted, masks is not None, "pretrain") and masks is not None:
-        say(
-            f"masks are given and no view of {wanted.preset} masks the background; sets={{'method.views.0.mask_background': 0.1}} would"
-        )
-        masks = None
+    wanted, reasons = settle(data, source, given, config, settings_with_masks(masks, sets), encoder)
+    wanted = check_masks(wanted, masks, say)
     folder = Path(out) if out is not None else default_out(source, wanted)
     if fresh:
         folder = next_free(folder)
@@ -119,7 +121,7 @@ def pretrain(
             explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
             wanted = _continue(wanted, stored, explicit, folder, say)
         with torch.random.fork_rng(devices=[]), kept_threads():
-            return _run(source, wanted, folder, encoder, masks, say, quiet, command)
+            return _run(source, wanted, folder, encoder, masks, accept_data_change, say, quiet, command)
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def _stored(folder: Path) -> RunConfig | None:
 def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:
     """The settings to go on with: the stored ones, if the mathematics agree."""
     # what was left to the defaults stays as the first start resolved it
-    left = {name: getattr(stored, name) for name in ("batch_size", "stem", "layout", "dtype") if name not in explicit}
+    left = {name: getattr(stored, name) for name in ("batch_size", "stem", "layout", "dtype", "pack") if name not in explicit}
     if wanted.stem == "auto":
         left["stem"] = stored.stem
     wanted = replace(wanted, **left)
@@ -166,11 +168,15 @@ def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: 
     return replace(wanted, steps=stored.steps, threads=stored.threads)
 
 
-def _write_config(folder: Path, config: RunConfig, pack: Pack, masked: MaskedPictures | None, parts: Parts) -> None:
+def _write_config(
+    folder: Path, config: RunConfig, pack: Pack, found: Foregrounds | None, parts: Parts, changed: str = ""
+) -> None:
+    changes = load_toml(folder / "run.toml").get("recorded", {}).get("data_changes", []) if changed else []
     recorded = {
         "data_hash": pack.hash,
         "pictures": len(pack),
-        **({} if masked is None else {"masks_hash": masked.hash}),
+        **({"data_changes": [*changes, changed]} if changed else {}),
+        **({} if found is None else {"masks_hash": found.hash, "masks_share": round(float(found.usable.mean()), 4)}),
         "precision": parts.precision.reason,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -186,6 +192,7 @@ def _run(
     folder: Path,
     encoder: str | nn.Module | None,
     masks: Masks | None,
+    accept_data_change: bool,
     say: Say,
     quiet: bool,
     command: Callable[[Path], str] | None,
@@ -193,8 +200,7 @@ def _run(
     keep_big_blocks()
     began = (folder / "run.toml").exists()
     pack = decoded(source, config, folder, say)
-    if began:
-        check_same_pictures(folder, pack)
+    changed = changed_pictures(folder, source, pack, accept_data_change) if began else ""
     if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
         say(f"{folder} is finished; --fresh starts anew")
         net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
@@ -206,10 +212,11 @@ def _run(
                 f"wanted at most that: --batch-size {len(pack)}"
             )
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
-    masked = without_backgrounds(pack, masks, say)
-    if began:
-        check_same_masks(folder, masked)
-    config, parts = build(config, pack, encoder, say, masked)
+    found = foregrounds_of(pack, config, masks, say, telling("masking", say))
+    if began and not changed:
+        check_same_masks(folder, found)
+    config, parts = build(config, pack, encoder, say, found)
+    say(f"pictures and views take {math.ceil(parts.memory() / 2**20):,} MiB of memory")
     state = parts.state
     spent, watch = 0.0, Watch()
     checkpoints = folder / "checkpoints"
@@ -219,8 +226,12 @@ def _run(
         steps = total_steps(config, len(pack)) if config.minutes is None else calibrate(parts, config.minutes, say)
         config = parts.config = replace(config, steps=steps)
     steps = total_steps(config, len(pack))
-    if not began:
-        _write_config(folder, config, pack, masked, parts)
+    if changed:
+        say(f"the pictures changed since {folder} began: {changed}; going on with them as they are now, as run.toml records")
+        changed = f"step {loaded[0] if loaded is not None else 0}: {changed}"
+    if changed or not began:
+        _write_config(folder, config, pack, found, parts, changed)
+        record_pictures(folder, source, pack)
     if loaded is not None:
         at, tensors, extra, notes = loaded
         for note in notes:

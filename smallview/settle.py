@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from smallview.config import FORMAT_VERSION, Facts, RunConfig, read_config_file, resolve_config
+from smallview.config import FORMAT_VERSION, Facts, RunConfig, read_config_file, resolve_config, smallest_side
 from smallview.data.decoding import BadPicture
+from smallview.data.pack_kind import pack_kind
 from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.encoders import OWN
@@ -104,26 +106,9 @@ def settle(
         flags["encoder"] = encoder
     config, reasons = resolve_config(facts, flags, file, sets, origin=config_file or "the file")
     check_encoder(config.encoder)
+    if config.pack == "auto":  # the kind changes what is seen, and is settled like every other default
+        config = replace(config, pack=pack_kind(source, smallest_side(config)))
     return config, reasons
-
-
-def masks_needed(config: RunConfig, given: bool, function: str) -> bool:
-    """Whether a view of the method masks backgrounds. function: what takes the masks in Python, for the message.
-
-    Raises:
-        UsageError: one does, and no masks are given.
-    """
-    views = {v: view.mask_background for v, view in enumerate(config.method.views) if view.mask_background > 0.0}
-    if views and not given:
-        *first, last = map(str, views)
-        which = f"view{'s' * bool(first)} {', '.join(first)}{' and ' * bool(first)}{last}"
-        shares = ", ".join(f"{share:g}" for share in dict.fromkeys(views.values()))
-        off = " ".join(f"--set method.views.{v}.mask_background=0" for v in views)
-        raise UsageError(
-            f"{config.preset} masks the background of {which} (mask_background {shares}) and no masks are given; "
-            f"in Python pass {function}(..., masks=function); on the command line switch it off with {off}"
-        )
-    return bool(views)
 
 
 def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = False) -> str:

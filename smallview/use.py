@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from smallview.config import RunConfig, smallest_side
-from smallview.data.masking import Masks, mask_pictures
+from smallview.data.loading import channel_statistics
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.evaluation.protocol import choose_protocols, judge
 from smallview.evaluation.subject import open_labeled, open_subject
+from smallview.foregrounds import Masks, check_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder
 from smallview.output.embed import embed_pack
 from smallview.output.sheet import check_sheet, contact_sheet, view_grid
+from smallview.pictures import telling
 from smallview.records import Row
-from smallview.settle import kept_threads, masks_needed, settle, thread_count
+from smallview.settle import kept_threads, settle, thread_count
 from smallview.training.log import append_row
 from smallview.training.precision import choose_device, cpu_flags, fixed_rule
 
@@ -98,18 +100,26 @@ def sheet(
     rows: int = 8,
     repeats: int = 3,
     masks: Masks | None = None,
-) -> tuple[Path, RunConfig]:
-    """Write the contact sheet of a run's views: each picture's centre, then every view in `repeats` epochs.
+    say: Callable[[str], None] = _quiet,
+) -> tuple[Path, RunConfig, dict[str, Any]]:
+    """Write the contact sheet of a run's views: each picture's centre, its foreground, then every view in `repeats` epochs.
 
-    masks: as for pretrain.
+    masks: as for pretrain. Also returned: the settings, and all that was drawn as plain values.
     """
     check_sheet(out)
     source = open_source(data)
-    settled, _ = settle(data, source, given, config, sets)
-    needed = masks_needed(settled, masks is not None, "sheet")
-    pack = open_pack(source, short_side=smallest_side(settled), threads=settled.threads)
-    masked = mask_pictures(pack, masks)[0] if needed and masks is not None else None
-    grid, titles = view_grid(
-        pack, settled.method.views, settled.size, seed=settled.seed, rows=rows, repeats=repeats, masked=masked
+    settled, _ = settle(data, source, given, config, settings_with_masks(masks, sets))
+    settled = check_masks(settled, masks, say)
+    pack = open_pack(source, short_side=smallest_side(settled), kind=settled.pack, threads=settled.threads)
+    found = foregrounds_of(pack, settled, masks, say, telling("masking", say))
+    of_mean = any(view.mask_background > 0.0 and view.background == "mean" for view in settled.method.views)
+    grid = view_grid(
+        *(pack, settled.method.views, settled.size),
+        seed=settled.seed,
+        rows=rows,
+        repeats=repeats,
+        foregrounds=found,
+        mode="parity" if settled.augmentation == "parity" else "fast",
+        mean=channel_statistics(pack, settled.seed)[0].tolist() if of_mean else None,
     )
-    return contact_sheet(grid, titles, out), settled
+    return contact_sheet(grid, out), settled, grid.drawn

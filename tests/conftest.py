@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from smallview import run as story
+from smallview.records import Foregrounds, Pictures
 from smallview.training.launch import StopRequest
 
 
@@ -20,6 +22,20 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fronts() -> Callable[[Foregrounds, Pictures], list[np.ndarray | None]]:
+    """Gives each picture's foreground bool [H, W], None where it stays whole."""
+
+    def unpack(found: Foregrounds, pictures: Pictures) -> list[np.ndarray | None]:
+        out: list[np.ndarray | None] = []
+        for i, (h, w) in enumerate(zip(pictures.heights.tolist(), pictures.widths.tolist(), strict=True)):
+            bits = np.unpackbits(found.bits[found.starts[i] :][: -(-h * w // 8)], count=h * w) if found.usable[i] else None
+            out.append(None if bits is None else bits.reshape(h, w).astype(bool))
+        return out
+
+    return unpack
 
 
 @pytest.fixture

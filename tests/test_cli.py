@@ -301,7 +301,7 @@ def test_json_is_one_object_on_stdout(call: Call, finished: Path) -> None:
         (f"pretrain array.npy {TINY} --out finished --json", {"run", "encoder", "rows"}),
         ("evaluate finished --train labeled.npz --test labeled.npz --protocols knn --threads 1 --json", {"run", "rows"}),
         ("embed finished photos --out embedded --threads 1 --json", {"embeddings", "index", "rows", "features", "left_out"}),
-        ("views photos --out sheets/json.png --json", {"sheet", "size", "method"}),
+        ("views photos --out sheets/json.png --json", {"sheet", "size", "method", "pictures", "heights", "widths", "views"}),
         ("methods --json", {"methods"}),
     ):
         told = call(line)
@@ -344,7 +344,7 @@ def test_embedding_says_which_pictures_it_left_out(call: Call, desk: Path, finis
 def test_the_sheet_has_a_row_per_picture_and_a_column_per_view(call: Call, desk: Path) -> None:
     assert call("views photos --out sheets/views.png --pictures 3 --repeats 2 --size 16").out == "sheets/views.png\n"
     with Image.open(desk / "sheets" / "views.png") as sheet:
-        assert sheet.size == (5 * 100 + 4, 3 * 100 + 4 + 18)
+        assert sheet.size == (5 * 148 + 4, 3 * (148 + 60) + 4 + 18)
     assert [path.name for path in (desk / "sheets").iterdir() if path.name.startswith(".")] == []
 
 

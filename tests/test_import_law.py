@@ -21,7 +21,7 @@ LEVELS = (
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
     ("config", "explain"),
-    ("settle", "parts", "pictures"),
+    ("settle", "parts", "pictures", "foregrounds"),
     ("run", "plan", "use"),
     ("demo", "estimator", "shell"),
     ("cli",),

@@ -20,7 +20,7 @@ ROOT = os.environ.get("SMALLVIEW_DATA")
 def test_photos_in_judged_encoder_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
     photos = Path(str(ROOT)) / "clothing"
-    picture, settled = sheet(photos / "test", tmp_path / "sheet.png", {"size": 32}, rows=2, repeats=1)
+    picture, settled, _ = sheet(photos / "test", tmp_path / "sheet.png", {"size": 32}, rows=2, repeats=1)
     assert picture.stat().st_size > 2_000 and settled.size == 32
 
     run = smallview.pretrain(photos / "train", "moco_v2", epochs=1, size=32, threads=1, out=tmp_path / "run", quiet=True)

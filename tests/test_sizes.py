@@ -59,8 +59,8 @@ def test_resumed_in_the_middle_of_a_ramp(
     sides = []
     call = ViewMaker.__call__
 
-    def watched(self: ViewMaker, batch: Any) -> Any:
-        views = call(self, batch)
+    def watched(self: ViewMaker, batch: Any, slot: int | None = None) -> Any:
+        views = call(self, batch, slot)
         sides.append((batch.step, *(view.images.shape[2] for view in views)))
         return views
 

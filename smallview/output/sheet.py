@@ -1,25 +1,45 @@
-"""The contact sheet: what the network will see, for human eyes."""
+"""The contact sheet: what the network will see, what was drawn for it, and which masks it came from, for human eyes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from smallview.errors import SmallviewError, UsageError
 from smallview.files import check_folder
-from smallview.records import Batch, Pictures
+from smallview.records import Batch, Foregrounds, Pictures
 from smallview.seeds import generator
 from smallview.views.making import ViewMaker
-from smallview.views.sampling import centre
+from smallview.views.sampling import Mode, ViewParameters, centre
 from smallview.views.view import View
 
-GAP, HEAD = 4, 18
+GAP, HEAD, SIDE = 4, 18, 144
+LINES, LINE, LETTER = 5, 12, 10
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-PAPER = 255
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A picture uint8 [S, S, C] with the words below it."""
+
+    pixels: npt.NDArray[np.uint8]
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The cells of a sheet by rows, the columns' titles, and all that was drawn as plain values, ready for JSON."""
+
+    rows: list[list[Cell]]
+    titles: list[str]
+    drawn: dict[str, Any]
 
 
 def view_grid(
@@ -30,25 +50,87 @@ def view_grid(
     seed: int = 0,
     rows: int = 8,
     repeats: int = 4,
-    masked: Pictures | None = None,
-) -> tuple[list[list[npt.NDArray[np.uint8]]], list[str]]:
-    """(rows of uint8 pictures [S, S, C], column titles): each picture's centre, then its views in `repeats` epochs.
+    foregrounds: Foregrounds | None = None,
+    mode: Mode = "fast",
+    mean: Sequence[float] | None = None,
+) -> Grid:
+    """A row for each of a few pictures: its centre, its foreground where there are masks, its views in `repeats` epochs.
 
-    Views that change their size are shown from first to last. masked: the pictures without background.
+    Views that change their size are shown from first to last. mean: the pictures' mean colour [C] in [0, 1], for backgrounds of it.
     """
     chosen = np.sort(generator(seed, "sheet").permutation(len(pictures))[:rows])
-    zeros, ones = [0.0] * pictures.channels, [1.0] * pictures.channels
-    maker = ViewMaker(pictures, views, size, zeros, ones, seed, masked=masked)
-    boxes = centre(pictures.heights[chosen], pictures.widths[chosen], 1.0)
-    columns = [maker.crop(chosen, boxes, np.zeros(len(chosen), np.bool_), size)]
+    heights, widths = pictures.heights[chosen], pictures.widths[chosen]
+    colour, ones = np.array([0.0] * pictures.channels if mean is None else mean, np.float32), [1.0] * pictures.channels
+    maker = ViewMaker(pictures, views, size, list(colour), ones, seed, foregrounds=foregrounds, mode=mode)
+    boxes = centre(heights, widths, 1.0)
+    whole = maker.crop(chosen, boxes, np.zeros(len(chosen), np.bool_), size)
+    columns = [[Cell(cell) for cell in _bytes(whole.permute(0, 2, 3, 1).numpy())]]
     titles = ["picture"]
+    if foregrounds is not None:
+        titles.append("foreground")
+        columns.append([_mask_cell(foregrounds, int(i), pictures, box, size) for i, box in zip(chosen, boxes, strict=True)])
+    drawn: list[dict[str, Any]] = []
     for epoch in range(repeats):
-        for v, made in enumerate(maker(Batch(chosen, epoch, epoch, epoch / max(1, repeats - 1)))):
-            columns.append(made.images)
-            seen = "" if made.seen_by == "both" else f" {made.seen_by}"
-            titles.append(f"view {v + 1}{seen}")
-    cells = [(column.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for column in columns]
-    return [[column[row] for column in cells] for row in range(len(chosen))], titles
+        batch = Batch(chosen, epoch, epoch, epoch / max(1, repeats - 1))
+        parameters = maker.draw(batch)
+        for v, (view, made, p) in enumerate(zip(views, maker.make(chosen, parameters), parameters, strict=True)):
+            cells = _bytes(made.images.permute(0, 2, 3, 1).numpy() + colour)
+            area = heights.astype(np.float64) * widths
+            cut = np.zeros(len(chosen), np.bool_) if foregrounds is None else p.masked & foregrounds.usable[chosen]
+            columns.append([Cell(cell, told(view, p, k, float(area[k]), bool(cut[k]))) for k, cell in enumerate(cells)])
+            titles.append(f"view {v + 1}{'' if view.seen_by == 'both' else f' {view.seen_by}'}, {p.size} px")
+            drawn.append({"epoch": epoch, "view": v, "seen_by": view.seen_by, **plain(p)})
+    sizes = {"heights": heights.tolist(), "widths": widths.tolist()}
+    masks = {} if foregrounds is None else {"usable": foregrounds.usable[chosen].tolist()}
+    return Grid(
+        [list(row) for row in zip(*columns, strict=True)],
+        titles,
+        {"pictures": chosen.tolist(), **sizes, **masks, "views": drawn},
+    )
+
+
+def plain(p: ViewParameters) -> dict[str, Any]:
+    """All drawn parameters of a view as numbers and lists."""
+    values = {field.name: getattr(p, field.name) for field in fields(p)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def told(view: View, p: ViewParameters, k: int, area: float, masked: bool) -> tuple[str, ...]:
+    """What was drawn for picture k of a view, in a few words each; what is neutral goes without saying. area: pixels of the picture.
+
+    Example:
+        >>> from smallview.views.sampling import neutral
+        >>> told(View(), neutral(np.array([[0.0, 0.0, 10.0, 5.0]]), np.array([True]), 8), 0, 100.0, masked=False)
+        ('50 % of area', 'ratio 0.50', 'flip')
+    """
+    height, width = p.box[k, 2:]
+    words = [f"{100 * height * width / area:.0f} % of area", f"ratio {width / height:.2f}"]
+    words += ["flip"] * bool(p.flip[k])
+    for name, short in (("brightness", "bright"), ("contrast", "contrast"), ("saturation", "saturation")):
+        words += [f"{short} {getattr(p, name)[k]:.2f}"] * bool(getattr(p, name)[k] != 1.0)
+    words += [f"hue {p.hue[k]:+.2f}"] * bool(p.hue[k] != 0.0)
+    words += ["gray"] * bool(p.grayscale[k])
+    words += [f"blur {p.blur_sigma[k]:.2f} px"] * bool(p.blur_sigma[k] > 0.0)
+    words += ["solarized"] * bool(p.solarize[k])
+    words += [f"noise {view.noise:g}"] * bool(view.noise > 0.0)
+    return (*words, *(["masked"] * masked))
+
+
+def _bytes(images: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.rint(np.clip(images, 0.0, 1.0) * 255.0), np.uint8)
+
+
+def _mask_cell(found: Foregrounds, i: int, pictures: Pictures, box: npt.NDArray[np.float64], size: int) -> Cell:
+    """The foreground of picture i, white, cut as the picture beside it is."""
+    if not found.usable[i]:
+        return Cell(np.full((size, size, 1), 210, np.uint8), ("no foreground found:", "stays whole"))
+    height, width = int(pictures.heights[i]), int(pictures.widths[i])
+    bits = found.bits[found.starts[i] : found.starts[i] + -(-height * width // 8)]
+    mask = np.unpackbits(bits, count=height * width).reshape(height, width)
+    top, left, tall, wide = box
+    image = Image.fromarray(mask * np.uint8(255))
+    cut = image.resize((size, size), Image.Resampling.BOX, (left, top, left + wide, top + tall))
+    return Cell(np.asarray(cut)[..., None], (f"{100 * mask.mean():.0f} % of area",))
 
 
 def check_sheet(out: str | Path) -> None:
@@ -63,24 +145,26 @@ def check_sheet(out: str | Path) -> None:
     check_folder(path.parent)
 
 
-def contact_sheet(grid: list[list[npt.NDArray[np.uint8]]], titles: Sequence[str], out: str | Path, *, cell: int = 96) -> Path:
-    """Write a grid of pictures with column titles as an image file; every cell is shown `cell` pixels wide.
+def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
+    """Write a grid as an image file; every picture is shown `side` pixels wide, with its words below.
 
     Raises:
         SmallviewError: a file that cannot be written, or an ending that is no picture's.
     """
-    wide = len(grid[0]) * (cell + GAP) + GAP
-    high = len(grid) * (cell + GAP) + GAP + HEAD
-    sheet = Image.new("RGB", (wide, high), (PAPER, PAPER, PAPER))
-    pen = ImageDraw.Draw(sheet)
-    for i, title in enumerate(titles):
-        pen.text((GAP + i * (cell + GAP), 3), title, fill=(0, 0, 0))
-    for r, line in enumerate(grid):
-        for c, pixels in enumerate(line):
-            shown = pixels[:, :, 0] if pixels.shape[2] in (1, 2) else pixels[:, :, :3]
+    step = side + GAP, side + GAP + LINES * LINE
+    sheet = Image.new("RGB", (len(grid.titles) * step[0] + GAP, len(grid.rows) * step[1] + GAP + HEAD), PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTER)
+    for i, title in enumerate(grid.titles):
+        pen.text((GAP + i * step[0], 3), title, fill=INK, font=font)
+    for r, line in enumerate(grid.rows):
+        for c, cell in enumerate(line):
+            left, top = GAP + c * step[0], HEAD + GAP + r * step[1]
+            shown = cell.pixels[:, :, 0] if cell.pixels.shape[2] in (1, 2) else cell.pixels[:, :, :3]
             image = Image.fromarray(shown).convert("RGB")
-            kind = Image.Resampling.NEAREST if cell >= image.width else Image.Resampling.BILINEAR
-            sheet.paste(image.resize((cell, cell), kind), (GAP + c * (cell + GAP), HEAD + GAP + r * (cell + GAP)))
+            kind = Image.Resampling.NEAREST if side >= image.width else Image.Resampling.BILINEAR
+            sheet.paste(image.resize((side, side), kind), (left, top))
+            for n, text in enumerate(_lines(cell.words, side, font)):
+                pen.text((left, top + side + n * LINE), text, fill=INK, font=font)
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,3 +174,15 @@ def contact_sheet(grid: list[list[npt.NDArray[np.uint8]]], titles: Sequence[str]
     except (OSError, ValueError, KeyError) as error:
         raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
     return path
+
+
+def _lines(words: Sequence[str], side: int, font: Any) -> list[str]:
+    """The words in lines that fit below a picture."""
+    lines: list[str] = []
+    for word in words:
+        longer = f"{lines[-1]}, {word}" if lines else word
+        if lines and font.getlength(longer) <= side:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines[:LINES]

@@ -67,6 +67,8 @@ class DevicePictures:
         if self.kept is not None:
             return self.kept[torch.from_numpy(index).to(self.device)]
         heights, widths, channels = self.pictures.heights[index], self.pictures.widths[index], self.pictures.channels
+        if not len(index):
+            return torch.empty(0, channels, 1, 1, dtype=torch.uint8, device=self.device)
         flat = self._send(index)
         tall, wide = int(heights.max()), int(widths.max())
         if bool((heights == tall).all() and (widths == wide).all()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from smallview.views.colour import LUMA, MAPS
 from smallview.views.compiling import LANES, compiled
 from smallview.views.noise import noise_byte, normal_pair
 from smallview.views.resampling import ROWS, blur, resize, window
-from smallview.views.sampling import ViewParameters
+from smallview.views.sampling import ViewParameters, neutral
 from smallview.views.view import View, backgrounds
 
 
@@ -33,11 +34,12 @@ def _sum(values: Any) -> Any:
 
 @compiled
 def _mean(values: Any, start: int, size: int, across: int) -> float:
-    if across == size:
-        return _sum(values[start : start + size * size]) / (size * size)
     total = 0.0
-    for i in range(size):
-        total += _sum(values[start + i * across : start + i * across + size])
+    if across == size:
+        total += _sum(values[start : start + size * size])
+    else:
+        for i in range(size):
+            total += _sum(values[start + i * across : start + i * across + size])
     return total / (size * size)
 
 
@@ -206,12 +208,14 @@ def make_views(
     index: npt.NDArray[np.int64] | None = None,
     out: npt.NDArray[np.float32] | None = None,
     threads: int = 1,
+    crop_only: bool = False,
 ) -> npt.NDArray[np.float32]:
     """The views that the parameters describe, float32 [B, C, S, S], normalised; the same bits for any number of threads.
 
     pixels: uint8, flat; picture n is [heights[n], widths[n], C] at starts[n]. mean, std float32 [C]. foregrounds, with the pictures'
-    positions `index` [B]: what stands in front, for views without background. out: an array to write into. Shrinking averages (a
-    triangle filter as wide as the step), enlarging interpolates linearly. Only C = 3 knows saturation, hue and grayscale.
+    positions `index` [B]: what stands in front, for views without background. out: an array to write into. crop_only: mask, crop and
+    flip, in [0, 1], and nothing of what comes after. Shrinking averages (a triangle filter as wide as the step), enlarging interpolates
+    linearly. Only C = 3 knows saturation, hue and grayscale.
     """
     b, size, channels = len(starts), drawn.size, len(mean)
     out = np.empty((b, channels, size, size), np.float32) if out is None else out
@@ -221,6 +225,10 @@ def make_views(
     if foregrounds is not None and index is not None and view.mask_background > 0.0:
         masked, bits, bit_starts = drawn.masked & foregrounds.usable[index], foregrounds.bits, foregrounds.starts[index]
     colours = backgrounds(view.background, drawn.background, mean) if masked.any() else np.zeros((b, channels), np.int64)
+    if crop_only:
+        bare = neutral(drawn.box, drawn.flip, size)
+        drawn, view = replace(bare, noise_key=drawn.noise_key), replace(view, noise=0.0)
+        mean, std = np.zeros_like(mean), np.ones_like(std)
     saturation = np.where(drawn.grayscale, 0.0, drawn.saturation)
     factors = np.stack([drawn.brightness, drawn.contrast, saturation, drawn.hue, drawn.blur_sigma])
     # one kind of array, whether the pack is a read-only map or memory: the kernel is compiled once

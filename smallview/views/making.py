@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -91,10 +90,9 @@ class ViewMaker:
         for v, (view, drawn) in enumerate(pairs):
             into = self._buffer(slot, v, (len(index), self.pictures.channels, drawn.size, drawn.size))
             if self.mode == "fast":
-                made = torch.from_numpy(self._cut(flat, starts, index, view, drawn, self.mean, self.std, into))
+                made = torch.from_numpy(self._cut(flat, starts, index, view, drawn, into))
             else:
-                bare = _bare(drawn)
-                crops = self._cut(flat, starts, index, view, bare, np.zeros_like(self.mean), np.ones_like(self.std), into)
+                crops = self._cut(flat, starts, index, view, drawn, into, crop_only=True)
                 made = parity.disturb(torch.from_numpy(crops), view, drawn, *self._moments)
             out.append(ViewBatch(made, view.seen_by))
         return tuple(out)
@@ -117,8 +115,7 @@ class ViewMaker:
             images = self.on_device.images(index)
             return kernel_torch.crop_resize(images, *self._sides(index), drawn)
         flat, starts = self.pictures.gather(index, self.threads)
-        zeros, ones = np.zeros_like(self.mean), np.ones_like(self.std)
-        return torch.from_numpy(self._cut(flat, starts, index, _PLAIN, drawn, zeros, ones, None))
+        return torch.from_numpy(self._cut(flat, starts, index, _PLAIN, drawn, None, crop_only=True))
 
     def memory(self, batch_size: int, slots: int) -> int:
         """Bytes that the buffers of this many slots hold, views at their largest."""
@@ -135,17 +132,17 @@ class ViewMaker:
         index: npt.NDArray[np.int64],
         view: View,
         drawn: ViewParameters,
-        mean: npt.NDArray[np.float32],
-        std: npt.NDArray[np.float32],
         out: npt.NDArray[np.float32] | None,
+        crop_only: bool = False,
     ) -> npt.NDArray[np.float32]:
         heights, widths = self.pictures.heights[index], self.pictures.widths[index]
         return kernel_cpu.make_views(
-            *(flat, starts, heights, widths, view, drawn, mean, std),
+            *(flat, starts, heights, widths, view, drawn, self.mean, self.std),
             foregrounds=self.foregrounds,
             index=index,
             out=out,
             threads=self.threads,
+            crop_only=crop_only,
         )
 
     def _on_device(self, index: npt.NDArray[np.int64], images: Tensor | None, view: View, drawn: ViewParameters) -> Tensor:
@@ -166,12 +163,6 @@ class ViewMaker:
         if kept is None or kept.shape != shape:
             kept = self._slots[slot, view] = np.empty(shape, np.float32)
         return kept
-
-
-def _bare(drawn: ViewParameters) -> ViewParameters:
-    """The crop, flip and mask of what was drawn, and nothing else."""
-    neutral = sampling.neutral(drawn.box, drawn.flip, drawn.size)
-    return replace(neutral, masked=drawn.masked, background=drawn.background, noise_key=drawn.noise_key)
 
 
 def _check_masks(views: Sequence[View], pictures: Pictures, foregrounds: Foregrounds | None) -> None:

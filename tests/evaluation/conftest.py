@@ -35,6 +35,9 @@ class Packed:
         sizes = {image.shape[:2] for image in self.images}
         return sizes.pop() if len(sizes) == 1 else None
 
+    def gather(self, index: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        return self.pixels, self.offsets[index]
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -1,4 +1,4 @@
-"""The distribution of what is drawn for a view, and that it is a function of its keys alone."""
+"""What is drawn for a view: a slow loop gives the same numbers, which are a function of their keys alone."""
 
 from __future__ import annotations
 
@@ -8,86 +8,137 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from smallview.schedules import SPAN, Constant, Cosine, Ramp, Schedule, Steps
-from smallview.views.sampling import ATTEMPTS, centre, draw, draw_boxes
-from smallview.views.view import View, pixels
+from smallview.seeds import sample_keys, uniforms
+from smallview.views.sampling import Mode, ViewParameters, centre, draw, neutral
+from smallview.views.view import View
 
-N = 20_000
-
-
-def boxes_of(view: View, height: int, width: int, n: int = N, seed: int = 0) -> np.ndarray:
-    return draw(view, 0, 32, np.full(n, height), np.full(n, width), np.arange(n), seed, 0).box
-
-
-def uniform_distance(values: np.ndarray, low: float, high: float) -> float:
-    """Kolmogorov's distance from uniform, times sqrt(n): above 2.2 once in ten thousand times."""
-    ordered = np.sort((values - low) / (high - low))
-    n = len(ordered)
-    steps = np.arange(1, n + 1) / n
-    return float(max((steps - ordered).max(), (ordered - steps + 1 / n).max()) * math.sqrt(n))
+BUSY = View(
+    scale=(0.3, 1.0), ratio=(0.6, 1.5), flip=0.4, jitter=0.7, brightness=1.5, contrast=0.3, hue=0.2, grayscale=0.3, blur=0.6,
+    solarize=0.2, mask_background=0.35,
+)  # fmt: skip
+SIDES = [(1, 1), (1, 10), (7, 3), (3, 3), (40, 33), (375, 500), (5, 90)]
 
 
-def test_area_and_log_ratio_are_uniform_where_all_fits() -> None:
-    view = View(scale=(0.1, 0.5), ratio=(3 / 4, 4 / 3))
-    top, left, h, w = boxes_of(view, 100, 100).T
-    assert uniform_distance(h * w / 100**2, 0.1, 0.5) < 2.2
-    assert uniform_distance(np.log(w / h), math.log(3 / 4), math.log(4 / 3)) < 2.2
-    assert uniform_distance(top / (100 - h), 0, 1) < 2.2
-    assert uniform_distance(left / (100 - w), 0, 1) < 2.2
-    assert abs(np.corrcoef(h * w, np.log(w / h))[0, 1]) < 5 / math.sqrt(N)
-    # power: neither the ratio itself nor the side is uniform
-    assert uniform_distance(w / h, 3 / 4, 4 / 3) > 5
-    assert uniform_distance(np.sqrt(h * w) / 100, math.sqrt(0.1), math.sqrt(0.5)) > 5
+def slow_box(view: View, height: int, width: int, u: np.ndarray, whole: bool) -> list[float]:
+    """Szegedy's crop as torchvision draws it, from 22 uniform numbers: (area, log ratio) of ten attempts, then the place."""
+    narrow, wide = view.ratio
+    for attempt in range(10):
+        area = (view.scale[0] + (view.scale[1] - view.scale[0]) * u[2 * attempt]) * height * width
+        ratio = math.exp(math.log(narrow) + (math.log(wide) - math.log(narrow)) * u[2 * attempt + 1])
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if whole:
+            w, h = round(w), round(h)
+        if 0 < w <= width and 0 < h <= height:
+            if whole:
+                return [int((height - h + 1) * u[20]), int((width - w + 1) * u[21]), h, w]
+            return [(height - h) * u[20], (width - w) * u[21], h, w]
+    if width / height < narrow:
+        w, h = width, width / narrow
+    elif width / height > wide:
+        w, h = height * wide, height
+    else:
+        w, h = width, height
+    if whole:
+        w, h = max(1, round(w)), max(1, round(h))
+        return [(height - h) // 2, (width - w) // 2, h, w]
+    return [(height - h) / 2, (width - w) / 2, h, w]
 
 
-def test_distribution_given_that_the_box_fits() -> None:
-    """On a wide picture, with large crops: the same as rejecting a plain sampler's boxes."""
-    view = View(scale=(0.2, 1.0))
-    _, _, h, w = boxes_of(view, 60, 100).T
-    assert (h <= 60).all() and (w <= 100).all()
-    random = np.random.default_rng(0)
-    area = random.uniform(0.2, 1.0, 20 * N) * 6000
-    ratio = np.exp(random.uniform(math.log(3 / 4), math.log(4 / 3), 20 * N))
-    fits = (np.sqrt(area * ratio) <= 100) & (np.sqrt(area / ratio) <= 60)
-    wanted = np.sort(area[fits])
-    drawn = np.sort((h * w)[~np.isclose(h, 60)])
-    grid = np.linspace(1200, 6000, 200)
-    distance = np.abs(np.searchsorted(drawn, grid) / len(drawn) - np.searchsorted(wanted, grid) / len(wanted)).max()
-    assert distance < 2.5 / math.sqrt(N)
+def slow(view: View, which: int, size: int, sides: list[tuple[int, int]], samples: list[int], mode: Mode) -> ViewParameters:
+    """Every op from numbers of its own key, one picture after the other; seed 3, epoch 4."""
+
+    def numbers(op: str, sample: int, n: int) -> np.ndarray:
+        return uniforms(sample_keys(3, f"view/{op}", [sample], 4, which), n)[0]
+
+    def hit(op: str, part: float, sample: int) -> bool:
+        return bool(numbers(op, sample, 1)[0] < part)
+
+    def within(op: str, low: float, high: float, sample: int) -> float:
+        return float(low + (high - low) * numbers(op, sample, 1)[0])
+
+    rows = []
+    for (height, width), i in zip(sides, samples, strict=True):
+        jittered, blurred = hit("jitter", view.jitter, i), hit("blur", view.blur, i)
+        order, u = [0, 1, 2, 3], numbers("order", i, 4)
+        for k in (3, 2, 1):
+            other = int(u[k] * (k + 1))
+            order[k], order[other] = order[other], order[k]
+        row = {
+            "box": [float(x) for x in slow_box(view, height, width, numbers("crop", i, 22), mode == "parity")],
+            "order": order,
+            "flip": hit("flip", view.flip, i),
+            "grayscale": hit("grayscale", view.grayscale, i),
+            "solarize": hit("solarize", view.solarize, i),
+            "masked": hit("mask", view.mask_background, i),
+            "hue": within("hue", -view.hue, view.hue, i) if jittered else 0.0,
+            "blur_sigma": within("sigma", *view.blur_sigma, i) * size / 224 if blurred else 0.0,
+            "background": within("background", 0.0, 1.0, i),
+            "noise_key": sample_keys(3, "view/noise", [i], 4, which)[0],
+        }
+        for name in ("brightness", "contrast", "saturation"):
+            strength = getattr(view, name)
+            row[name] = within(name, max(0.0, 1 - strength), 1 + strength, i) if jittered else 1.0
+        rows.append(row)
+    return ViewParameters(size=size, **{name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+@pytest.mark.parametrize("mode", ["fast", "parity"])
+@pytest.mark.parametrize("which", [0, 5])
+def test_a_slow_loop_draws_the_same(mode: Mode, which: int) -> None:
+    sides = SIDES * 30
+    samples = [*range(100), *range(2**31, 2**31 + 109), 900_000_000_000]
+    got = draw(BUSY, which, 48, *np.array(sides).T, samples, 3, 4, mode)
+    wanted = slow(BUSY, which, 48, sides, samples, mode)
+    for f in fields(got):
+        ours, theirs = getattr(got, f.name), getattr(wanted, f.name)
+        assert f.name == "size" or (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), f.name
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-11, err_msg=f.name)
+        if f.name in ("noise_key", "order", "flip"):
+            np.testing.assert_array_equal(ours, theirs)
+    if mode == "parity":
+        np.testing.assert_array_equal(got.box, wanted.box)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 400), (1500, 2), (1, 1), (3, 3), (40, 60), (2, 1)])
-@pytest.mark.parametrize("scale", [(0.08, 1.0), (1.0, 1.0)])
-def test_every_box_lies_within_its_picture(height: int, width: int, scale: tuple[float, float]) -> None:
-    top, left, h, w = boxes_of(View(scale=scale), height, width, 2000).T
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (1.0, 1.0), (0.001, 0.002)])
+@pytest.mark.parametrize("mode", ["fast", "parity"])
+def test_every_box_lies_within_its_picture(height: int, width: int, scale: tuple[float, float], mode: Mode) -> None:
+    n = 2000
+    drawn = draw(View(scale=scale), 0, 32, np.full(n, height), np.full(n, width), np.arange(n), 0, 0, mode)
+    top, left, h, w = drawn.box.T
     slack = 1e-9 * max(height, width)
     assert (h > 0).all() and (w > 0).all()
     assert (top >= -slack).all() and (left >= -slack).all()
     assert (top + h <= height + slack).all() and (left + w <= width + slack).all()
-    assert (w / h >= 3 / 4 - 1e-9).all() and (w / h <= 4 / 3 + 1e-9).all()
+    if mode == "fast":
+        assert (w / h >= 3 / 4 - 1e-9).all() and (w / h <= 4 / 3 + 1e-9).all()
+    else:
+        np.testing.assert_array_equal(drawn.box, np.rint(drawn.box))
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "wanted"),
-    [(1, 400, (0, 200 - 2 / 3, 1, 4 / 3)), (1500, 2, (750 - 4 / 3, 0, 8 / 3, 2)), (30, 30, (0, 0, 30, 30))],
+    ("height", "width", "mode", "wanted"),
+    [
+        (1, 400, "fast", (0, 200 - 2 / 3, 1, 4 / 3)),
+        (1500, 2, "fast", (750 - 4 / 3, 0, 8 / 3, 2)),
+        (30, 30, "fast", (0, 0, 30, 30)),
+        (1, 400, "parity", (0, 199, 1, 1)),
+        (1500, 2, "parity", (748, 0, 3, 2)),
+        (60, 31, "parity", (9, 0, 41, 31)),
+    ],
 )
-def test_fallback_is_the_largest_allowed_centre_box(height: int, width: int, wanted: tuple[float, ...]) -> None:
-    box = draw_boxes(View(scale=(1.0, 1.0)), np.array([height], float), np.array([width], float), np.full((1, 22), 0.9))
-    np.testing.assert_allclose(box[0], wanted, atol=1e-9)
-
-
-def test_ten_attempts_of_which_the_first_that_fits_counts() -> None:
-    view = View(scale=(0.5, 1.0), ratio=(0.5, 2.0))
-    u = np.full((1, 2 * ATTEMPTS + 2), 0.999)  # too wide by far
-    u[0, 6:8] = 0.0, 0.5  # the fourth fits: half the area, square
-    u[0, 8:10] = 0.1, 0.5
-    top, left, h, w = draw_boxes(view, np.array([100.0]), np.array([100.0]), u)[0]
-    assert (h, w) == pytest.approx((math.sqrt(5000), math.sqrt(5000)))
-    assert (top, left) == pytest.approx((0.999 * (100 - h), 0.999 * (100 - w)))
+def test_where_nothing_fits_it_is_the_largest_allowed_centre_box(
+    height: int, width: int, mode: Mode, wanted: tuple[float, ...]
+) -> None:
+    n = 40
+    view = View(scale=(1.0, 1.0))
+    boxes = draw(view, 0, 32, np.full(n, height), np.full(n, width), np.arange(n), 0, 0, mode).box
+    np.testing.assert_allclose(boxes, np.tile(wanted, (n, 1)), atol=1e-9)
 
 
 def test_whole_square_picture_when_scale_and_ratio_are_one() -> None:
-    box = boxes_of(View(scale=(1.0, 1.0), ratio=(1.0, 1.0)), 32, 32, 50)
+    view = View(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    box = draw(view, 0, 32, [32] * 50, [32] * 50, np.arange(50), 0, 0).box
     np.testing.assert_array_equal(box, np.tile([0.0, 0.0, 32.0, 32.0], (50, 1)))
 
 
@@ -97,129 +148,49 @@ def same(a: object, b: object, rows: object = slice(None)) -> None:
         np.testing.assert_array_equal(value if f.name == "size" else value[rows], getattr(b, f.name), err_msg=f.name)
 
 
-def test_parameters_belong_to_the_picture_not_to_the_batch() -> None:
-    view = View(solarize=0.3, noise=0.1)
+@pytest.mark.parametrize("mode", ["fast", "parity"])
+def test_parameters_belong_to_the_picture_not_to_the_batch(mode: Mode) -> None:
     samples, heights = np.array([7, 3, 12, 900_000_000_000]), np.array([30, 40, 50, 60])
-    whole = draw(view, 1, 32, heights, heights + 5, samples, 3, 4)
+    whole = draw(BUSY, 1, 32, heights, heights + 5, samples, 3, 4, mode)
     order = np.array([2, 0, 3])
-    same(whole, draw(view, 1, 32, heights[order], heights[order] + 5, samples[order], 3, 4), order)
-    same(whole, draw(view, 1, 32, heights, heights + 5, samples, 3, 4))
+    same(whole, draw(BUSY, 1, 32, heights[order], heights[order] + 5, samples[order], 3, 4, mode), order)
+    same(whole, draw(BUSY, 1, 32, heights.astype(np.int32), heights + 5, samples.tolist(), 3, 4, mode))
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}, {"which": 1}, {"shift": 1}])
 def test_every_key_matters_and_gives_independent_draws(change: dict[str, int]) -> None:
+    n = 4000
+    view = View(jitter=1.0, blur=1.0, mask_background=0.5, solarize=0.5, grayscale=0.5)
+
     def take(seed: int = 0, epoch: int = 0, which: int = 0, shift: int = 0) -> np.ndarray:
-        n = 4000
-        p = draw(
-            View(jitter=1.0, mask_background=0.5), which, 32, np.full(n, 50), np.full(n, 50), np.arange(n) + shift, seed, epoch
-        )
-        return np.stack([p.box[:, 2], p.box[:, 0], p.brightness, p.contrast, p.saturation, p.hue, p.flip * 1.0, p.masked * 1.0])
+        p = draw(view, which, 32, np.full(n, 50), np.full(n, 50), np.arange(n) + shift, seed, epoch)
+        chosen = (p.box[:, 2], p.box[:, 0], p.brightness, p.contrast, p.saturation, p.hue, p.blur_sigma, p.background)
+        keys = (p.noise_key >> np.uint64(32), p.order[:, 0], p.flip, p.masked, p.solarize, p.grayscale)
+        return np.stack([column.astype(np.float64) for column in (*chosen, *keys)])
 
     both = np.corrcoef(np.concatenate([take(), take(**change)]))
-    assert np.abs(both[:8, 8:]).max() < 5.5 / math.sqrt(4000)
-    between_ops = both[2:8, 2:8] - np.eye(6)
-    assert np.abs(between_ops).max() < 5.5 / math.sqrt(4000)
-
-
-def test_probabilities_and_factors() -> None:
-    view = View(flip=0.3, jitter=0.6, grayscale=0.15, blur=0.4, solarize=0.25, hue=0.2, contrast=0.5, brightness=2.0)
-    view = replace(view, mask_background=0.1)
-    p = draw(view, 0, 112, np.full(N, 50), np.full(N, 50), np.arange(N), 0, 0)
-    for name, drawn, part in (
-        ("flip", p.flip, 0.3),
-        ("grayscale", p.grayscale, 0.15),
-        ("solarize", p.solarize, 0.25),
-        ("mask_background", p.masked, 0.1),
-        ("blur", p.blur_sigma > 0, 0.4),
-        ("jitter", p.contrast != 1.0, 0.6),
-    ):
-        assert abs(drawn.mean() - part) < 5 * math.sqrt(part * (1 - part) / N), name
-    on = p.contrast != 1.0
-    assert ((p.hue != 0) == on).all() and ((p.saturation != 1) == on).all()
-    assert uniform_distance(p.contrast[on], 0.5, 1.5) < 2.2
-    assert uniform_distance(p.saturation[on], 0.6, 1.4) < 2.2
-    assert uniform_distance(p.brightness[on], 0.0, 3.0) < 2.2  # never under 0, and no heap at 0
-    assert uniform_distance(p.hue[on], -0.2, 0.2) < 2.2
-    assert uniform_distance(p.blur_sigma[p.blur_sigma > 0], 0.05, 1.0) < 2.2  # 0.1 to 2 at 224 pixels, half of it at 112
+    assert np.abs(both[:14, 14:]).max() < 5.5 / math.sqrt(n)
+    between_ops = both[2:14, 2:14] - np.eye(12)
+    assert np.abs(between_ops).max() < 5.5 / math.sqrt(n)
 
 
 def test_neutral_view_draws_nothing() -> None:
     view = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
     p = draw(view, 0, 32, np.full(200, 9), np.full(200, 9), np.arange(200), 0, 0)
-    assert not (p.masked.any() or p.flip.any() or p.grayscale.any() or p.solarize.any() or p.blur_sigma.any() or p.hue.any())
-    assert (p.brightness == 1).all() and (p.contrast == 1).all() and (p.saturation == 1).all()
+    plain = neutral(p.box, np.zeros(200, bool), 32)
+    same(replace(p, order=plain.order, background=plain.background, noise_key=plain.noise_key), plain)
+
+
+def test_certain_ops_always_happen() -> None:
+    view = View(flip=1.0, jitter=1.0, grayscale=1.0, blur=1.0, solarize=1.0, mask_background=1.0)
+    p = draw(view, 0, 32, np.full(999, 9), np.full(999, 9), np.arange(999), 0, 0)
+    assert p.flip.all() and p.grayscale.all() and p.solarize.all() and p.masked.all()
+    assert (p.blur_sigma > 0).all() and (p.contrast != 1).all() and (p.hue != 0).all()
 
 
 def test_centre() -> None:
     np.testing.assert_allclose(centre([10, 20], [20, 20], 0.875)[0], [0.625, 5.625, 8.75, 8.75])
     np.testing.assert_allclose(centre([10, 20], [20, 20], 1.0)[1], [0, 0, 20, 20])
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"size": 2},
-        {"size": 5000},
-        {"size": 0},
-        {"size": -0.5},
-        {"size": 1.5},
-        {"size": float("nan")},
-        {"size": Constant(2.0)},
-        {"size": Ramp(0.0, 1.0)},
-        {"size": Ramp(0.5, 64.0)},
-        {"size": Steps((0.5, 64.0, 1.0), (0.3, 0.6))},
-        {"size": Steps((16.0, 2000.0, 32.0), (0.3, 0.6))},
-        {"mask_background": 1.1},
-        {"flip": 1.5},
-        {"jitter": -0.1},
-        {"hue": 0.6},
-        {"brightness": -1.0},
-        {"scale": (0.0, 1.0)},
-        {"scale": (0.6, 0.5)},
-        {"ratio": (0.0, 1.0)},
-        {"blur_sigma": (2.0, 1.0)},
-        {"noise": float("nan")},
-        {"seen_by": "nobody"},
-    ],
-)
-def test_refused_numbers_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        View(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("size", "progress", "wanted"),
-    [
-        (None, 0.5, 33),
-        (7, 0.5, 7),
-        (7.0, 0.5, 8),
-        (96.9, 0.5, 96),
-        (0.5, 0.5, 16),
-        (0.01, 0.5, 4),
-        (1, 0.5, 33),
-        (1.0, 0.5, 33),
-        (0.999, 0.5, 32),
-        (Ramp(0.5, 1.0, until=0.6), 0.0, 16),
-        (Ramp(0.5, 1.0, until=0.6), 0.3, 24),
-        (Ramp(0.5, 1.0, until=0.6), 0.6, 33),
-        (Ramp(0.5, 1.0, until=0.6), 1.0, 33),
-        (Steps((16, 31.5), (0.5,)), 0.4, 16),
-        (Steps((16, 31.5), (0.5,)), 0.5, 32),
-        (Cosine(128.0, 32.0), 0.5, 80),
-    ],
-)
-def test_sizes_in_pixels(size: int | float | Schedule | None, progress: float, wanted: int) -> None:
-    assert View(size=size).size == size
-    side = pixels(size, 33, progress)
-    assert side == wanted and type(side) is int
-
-
-@pytest.mark.parametrize("run_size", [4, 5, 32, 97, 224])
-def test_parts_are_even_and_never_over_the_whole(run_size: int) -> None:
-    sides = [pixels(part, run_size, 0.0) for part in SPAN if part > 0.0]
-    assert sides == sorted(sides) and sides[-1] == run_size
-    assert all(side % 2 == 0 and side >= 4 for side in sides[:-1])
-    assert all(abs(side - part * run_size) <= 1 + 1e-9 or side == 4 for side, part in zip(sides, SPAN[1:], strict=True))
 
 
 def test_only_the_blur_depends_on_the_size() -> None:
@@ -229,7 +200,28 @@ def test_only_the_blur_depends_on_the_size() -> None:
     same(replace(small, size=64, blur_sigma=large.blur_sigma), large)
 
 
-def test_which_are_masked_is_a_draw_of_its_own() -> None:
-    plain, masked = (draw(View(mask_background=p), 0, 32, [40] * 99, [60] * 99, np.arange(99), 0, 2) for p in (0.0, 0.5))
-    assert 0 < masked.masked.sum() < 99
-    same(replace(masked, masked=plain.masked), plain)
+def test_only_the_boxes_depend_on_the_mode() -> None:
+    fast, parity = (draw(BUSY, 0, 32, [40] * 99, [60] * 99, np.arange(99), 0, 2, mode) for mode in ("fast", "parity"))
+    same(replace(fast, box=parity.box), parity)
+    apart = np.abs(fast.box - parity.box).max(1)
+    assert np.median(apart) < 1.0 and (apart > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("op", "names"),
+    [
+        ("mask_background", ["masked"]),
+        ("solarize", ["solarize"]),
+        ("grayscale", ["grayscale"]),
+        ("flip", ["flip"]),
+        ("blur", ["blur_sigma"]),
+        ("jitter", ["brightness", "contrast", "saturation", "hue"]),
+    ],
+)
+def test_an_op_changes_no_other_ones_draws(op: str, names: list[str]) -> None:
+    off, on = (
+        draw(replace(BUSY, **{op: p}), 0, 32, [40] * 99, [60] * 99, np.arange(99), 0, 2) for p in (0.0, getattr(BUSY, op))
+    )
+    for name in names:
+        assert 0 < (getattr(off, name) != getattr(on, name)).sum() < 99
+    same(replace(on, **{name: getattr(off, name) for name in names}), off)

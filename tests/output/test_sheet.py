@@ -1,0 +1,119 @@
+"""The contact sheet: foregrounds cut as their pictures, words of what was drawn, and all of it as plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smallview import use
+from smallview.cli import main
+from smallview.data.masking import find_foregrounds, masks_of_array
+from smallview.data.packing import open_pack
+from smallview.data.sources import open_source
+from smallview.output.sheet import told, view_grid
+from smallview.records import Batch
+from smallview.settle import settle
+from smallview.views.making import ViewMaker
+from smallview.views.sampling import neutral
+from smallview.views.view import View
+
+FILL = 128
+LEFT = np.broadcast_to(np.arange(16) < 8, (16, 16))
+
+pytestmark = pytest.mark.usefixtures("apart")
+
+
+def pictures(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(129, 255, (n, 16, 16, 3), dtype=np.uint8)
+
+
+def test_words_below_a_view_say_what_was_drawn_and_no_more() -> None:
+    p = replace(
+        neutral(np.array([[0.0, 0.0, 10.0, 20.0], [0.0, 0.0, 30.0, 30.0]]), np.array([True, False]), 8),
+        brightness=np.array([1.25, 1.0]),
+        contrast=np.array([0.8, 1.0]),
+        saturation=np.array([1.1, 1.0]),
+        hue=np.array([-0.05, 0.0]),
+        grayscale=np.array([True, False]),
+        blur_sigma=np.array([0.5, 0.0]),
+        solarize=np.array([True, False]),
+        masked=np.array([True, True]),
+    )
+    everything = (
+        "22 % of area, ratio 2.00, flip, bright 1.25, contrast 0.80, saturation 1.10, hue -0.05, gray, blur 0.50 px, solarized"
+    )
+    assert ", ".join(told(View(noise=0.1), p, 0, 900.0, masked=True)) == f"{everything}, noise 0.1, masked"
+    assert told(View(), p, 1, 900.0, masked=False) == ("100 % of area", "ratio 1.00")
+
+
+def test_the_sheet_shows_foregrounds_cut_as_the_pictures_beside_them() -> None:
+    data = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    masks = np.zeros((3, 16, 24), bool)
+    masks[0, :8, 4:20], masks[1, :, :14] = True, True
+    pack = open_pack(open_source(data), short_side=None)
+    found = find_foregrounds(pack, masks_of_array(masks, 3))[0]
+    grid = view_grid(pack, (View(mask_background=0.5),), 16, rows=3, repeats=2, foregrounds=found)
+    assert grid.titles == ["picture", "foreground", "view 1, 16 px", "view 1, 16 px"] and grid.drawn["usable"] == [
+        True,
+        True,
+        False,
+    ]
+    np.testing.assert_array_equal(grid.rows[0][1].pixels[..., 0] > 128, masks[0, :, 4:20])
+    np.testing.assert_array_equal(grid.rows[1][1].pixels[..., 0] > 128, masks[1, :, 4:20])
+    assert grid.rows[1][1].words == ("58 % of area",) and grid.rows[2][1].words == ("no foreground found:", "stays whole")
+    np.testing.assert_array_equal(grid.rows[2][0].pixels, data[2, :, 4:20])
+    for k, row in enumerate(grid.rows):
+        for epoch in (0, 1):
+            drawn = grid.drawn["views"][epoch]["masked"][k]
+            assert ("masked" in row[2 + epoch].words) == (drawn and found.usable[k])
+
+
+def test_a_sheet_in_the_mean_colour_is_filled_with_it() -> None:
+    data = pictures(4)
+    pack = open_pack(open_source(data), short_side=None)
+    plain = View(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
+    view = replace(plain, mask_background=1.0, background="mean")
+    found = find_foregrounds(pack, masks_of_array(np.repeat(LEFT[None], 4, 0), 4))[0]
+    grid = view_grid(pack, (view,), 16, rows=4, repeats=1, foregrounds=found, mean=[0.8, 0.4, 0.2])
+    for row in grid.rows:
+        np.testing.assert_array_equal(row[2].pixels[:, 8:], np.broadcast_to(np.uint8([204, 102, 51]), (16, 8, 3)))
+        np.testing.assert_array_equal(row[2].pixels[:, :8], row[0].pixels[:, :8])
+
+
+def test_the_sheet_shows_masked_views(tmp_path: Path) -> None:
+    sets = {f"method.views.0.{name}": value for name, value in (("mask_background", 1.0), ("jitter", 0.0), ("grayscale", 0.0))}
+    plain, _, _ = use.sheet(pictures(8), tmp_path / "plain.png", {}, sets=sets | {"method.views.0.mask_background": 0.0})
+    masked, _, drawn = use.sheet(pictures(8), tmp_path / "masked.png", {}, sets=sets, masks=np.repeat(LEFT[None], 8, 0))
+    a, b = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (plain, masked))
+    assert b.shape[0] == a.shape[0] and b.shape[1] > a.shape[1]
+    gray = [((image == FILL).all(2)).mean() for image in (a, b)]
+    assert gray[1] > gray[0] + 0.03
+    assert drawn["usable"] == [True] * 8 and all(view["masked"] == [True] * 8 for view in drawn["views"] if view["view"] == 0)
+
+
+def test_json_gives_every_parameter_of_every_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "data.npy", pictures(8))
+    out = tmp_path / "out.png"
+    main(["views", str(tmp_path / "data.npy"), "--out", str(out), "--json", "--pictures", "3", "--repeats", "2", "--seed", "5"])
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["pictures"]) == 3 and len(printed["views"]) == 4 and "usable" not in printed
+    settled, _ = settle(str(tmp_path / "data.npy"), open_source(tmp_path / "data.npy"), {"seed": 5})
+    maker = ViewMaker(
+        open_pack(open_source(tmp_path / "data.npy"), short_side=None),
+        settled.method.views,
+        settled.size,
+        [0.0] * 3,
+        [1.0] * 3,
+        5,
+    )
+    for epoch in (0, 1):
+        for v, p in enumerate(maker.draw(Batch(np.array(printed["pictures"]), epoch, epoch, float(epoch)))):
+            view = printed["views"][2 * epoch + v]
+            assert (view["epoch"], view["view"], view["seen_by"]) == (epoch, v, "both")
+            for name, value in vars(p).items():
+                np.testing.assert_array_equal(np.array(view[name], np.asarray(value).dtype), value)
