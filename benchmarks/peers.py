@@ -70,22 +70,22 @@ def loader_of(data: Dataset[Any], batch: int, workers: int) -> DataLoader[Any]:
     return DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
 
 
-def our_loop(encoder: str, batch: int, pictures: int, threads: int, real: bool) -> Segment:
+def our_loop(encoder: str, batch: int, pictures: int, threads: int, stem: str, real: bool) -> Segment:
     """This project's loop as a run has it, on views made ahead or on resident ones."""
     keep_big_blocks()
     base = simclr()
     method = replace(base.method, views=tuple(replace(view, blur=0.0) for view in base.method.views))
     preset = replace(base, method=method, optimizer=SGD(lr=LR))
-    bench = Bench(encoder, SIZE, batch, threads, preset, small_pictures(pictures)[0])
+    bench = Bench(encoder, SIZE, batch, threads, preset, small_pictures(pictures)[0], stem=stem)
     return lambda steps: bench.run(steps, real)
 
 
-def lightly_loop(encoder: str, batch: int, pictures: int, workers: int) -> Segment:
+def lightly_loop(encoder: str, batch: int, pictures: int, workers: int, stem: str) -> Segment:
     """The loop of lightly's SimCLR tutorial in plain torch."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    net, config = build_encoder(encoder, size=SIZE)
+    net, config = build_encoder(encoder, size=SIZE, stem=stem)
     head = SimCLRProjectionHead(config.features, HIDDEN, OUT)
     criterion = NTXentLoss(temperature=TEMPERATURE)
     optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=LR)
@@ -113,7 +113,7 @@ def lightly_loop(encoder: str, batch: int, pictures: int, workers: int) -> Segme
     return segment
 
 
-def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: int) -> Segment:
+def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: int, stem: str) -> Segment:
     """stable-pretraining's module, forward, loss and transforms under Lightning's trainer, all that watches switched off."""
     import lightning
     import stable_pretraining as spt
@@ -135,7 +135,7 @@ def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: in
     views = t.MultiViewTransform([view, view])
     data = spt.data.FromTorchDataset(PillowPictures(pictures, None), names=["image", "label"], transform=views)
     loader = loader_of(data, batch, workers)
-    net, config = build_encoder(encoder, size=SIZE)
+    net, config = build_encoder(encoder, size=SIZE, stem=stem)
     hidden = (nn.Linear(config.features, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True))
     module = spt.Module(
         backbone=net,
@@ -148,7 +148,7 @@ def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: in
     steps_wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
     speeds: queue.SimpleQueue[float | BaseException] = queue.SimpleQueue()
 
-    class Turns(lightning.pytorch.callbacks.Callback):
+    class Turns(lightning.pytorch.callbacks.Callback):  # type: ignore[misc]
         """Lets the trainer go on only while it is this arm's turn."""
 
         def __init__(self) -> None:
@@ -184,7 +184,7 @@ def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: in
     return segment
 
 
-def build_loop(arm: str, encoder: str, batch: int, pictures: int, threads: int) -> Segment:
+def build_loop(arm: str, encoder: str, batch: int, pictures: int, threads: int, stem: str) -> Segment:
     """What trains for so many steps and tells images per second.
 
     Raises:
@@ -192,10 +192,10 @@ def build_loop(arm: str, encoder: str, batch: int, pictures: int, threads: int) 
     """
     torch.set_num_threads(threads)
     if arm in ("ours", "resident"):
-        return our_loop(encoder, batch, pictures, threads, arm == "ours")
+        return our_loop(encoder, batch, pictures, threads, stem, arm == "ours")
     workers = 2 if arm.endswith("-2-workers") else 0
     make = lightly_loop if arm.startswith("lightly") else stable_pretraining_loop
-    return make(encoder, batch, pictures, workers)
+    return make(encoder, batch, pictures, workers, stem)
 
 
 def used(pid: int) -> float:
@@ -241,7 +241,8 @@ class Worker:
     """An arm's process, seen from the one that gives the turns."""
 
     def __init__(self, arm: str, given: argparse.Namespace, encoder: str, batch: int) -> None:
-        values = {"arm": arm, "encoder": encoder, "batch": batch, "pictures": given.pictures, "threads": given.threads}
+        values = {"arm": arm, "encoder": encoder, "batch": batch, "pictures": given.pictures}
+        values |= {"threads": given.threads, "stem": given.stem}
         self.arm, self.last = arm, "it said nothing"
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(values)]
         self.folder = tempfile.TemporaryDirectory()  # for what a library thinks it must write
@@ -328,13 +329,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--encoder", action="append", choices=ENCODERS)
     parser.add_argument("--arm", action="append", choices=NAMES)
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--stem", choices=("auto", "standard", "small"), default="auto", help="auto is small at this size")
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of an arm's turn, at least")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
     given = parser.parse_args(arguments)
-    found: dict[str, Any] = {"title": "SimCLR step at 32 px", "machine": machine(), "threads": given.threads}
+    found: dict[str, Any] = {
+        "title": "SimCLR step at 32 px",
+        "machine": machine(),
+        "threads": given.threads,
+        "stem": given.stem,
+    }
     found |= {"pictures": small_pictures(given.pictures)[1], "rounds": given.rounds, "seconds": given.seconds}
     found["encoders"] = [compare(name, given) for name in given.encoder or ENCODERS]
     save(found, given.json)

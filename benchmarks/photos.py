@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def photos(n: int) -> tuple[Pixels, str]:
     return make_natural(n, HEIGHT, WIDTH), f"{n} made pictures of {WIDTH} x {HEIGHT}"
 
 
-def encode(pictures: Pixels, quality: int) -> list[bytes]:
+def encode(pictures: Iterable[Pixels], quality: int) -> list[bytes]:
     """Each picture [H, W, 3] as a JPEG file with halved colour planes (4:2:0)."""
     return [
         simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorspace="RGB", colorsubsampling="420")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import Arm
+from photos import Pixels
 from PIL import Image
 from torch import Tensor
 
@@ -49,7 +50,9 @@ def draws(pictures: Pictures, size: int, batch: int) -> Arm:
     return Arm("of ours: parameters drawn", lambda: len(maker.draw(next(feed))[0].flip), floor=True)
 
 
-def picture_by_picture(name: str, make: Views, sources: Sequence[Any], batch: int, goal: Goal | None, note: str = "") -> Arm:
+def picture_by_picture(
+    name: str, make: Views, sources: Sequence[Any] | Pixels, batch: int, goal: Goal | None, note: str = ""
+) -> Arm:
     """An arm whose views are made of one picture after the other."""
     at = 0
 
@@ -63,7 +66,7 @@ def picture_by_picture(name: str, make: Views, sources: Sequence[Any], batch: in
     return Arm(name, call, goal=goal, note=note, sample=lambda: torch.stack([make(source)[0] for source in sources[:SEEN]]))
 
 
-def in_pillow(pictures: Sequence[Any]) -> list[Image.Image]:
+def in_pillow(pictures: Pixels) -> list[Image.Image]:
     """Pillow's own copies, made beforehand."""
     return [Image.fromarray(picture) for picture in pictures]
 
@@ -84,7 +87,7 @@ def torchvision_transform(size: int, blur: bool) -> Callable[[Any], Tensor]:
     return composed
 
 
-def torchvision_pil(pictures: Sequence[Any], size: int, batch: int, blur: bool, goal: Goal) -> Arm:
+def torchvision_pil(pictures: Pixels, size: int, batch: int, blur: bool, goal: Goal) -> Arm:
     """Torchvision's transforms on Pillow pictures that are already there."""
     one = torchvision_transform(size, blur)
     note = "blur has 23 taps whatever its sigma" if blur else ""
@@ -102,13 +105,13 @@ def lightly_transform(size: int) -> Views:
     return made
 
 
-def lightly(pictures: Sequence[Any], size: int, batch: int, goal: Goal) -> Arm:
+def lightly(pictures: Pixels, size: int, batch: int, goal: Goal) -> Arm:
     """Lightly's SimCLRTransform on Pillow pictures."""
     note = "its steps for vertical flip, rotation and blur are there with probability 0, as it builds them"
     return picture_by_picture("lightly", lightly_transform(size), in_pillow(pictures), batch, goal, note)
 
 
-def kornia(pictures: Any, size: int, batch: int, goal: Goal) -> Arm:
+def kornia(pictures: Pixels, size: int, batch: int, goal: Goal) -> Arm:
     """Kornia's augmentations of whole batches."""
     from kornia import augmentation as k
 
@@ -134,7 +137,7 @@ def kornia(pictures: Any, size: int, batch: int, goal: Goal) -> Arm:
     return Arm("kornia", call, goal=goal, note=note, sample=lambda: views(np.arange(min(SEEN, len(pictures))))[0].clone())
 
 
-def albumentations(pictures: Sequence[Any], size: int, batch: int, blur: bool, goal: Goal | None) -> Arm:
+def albumentations(pictures: Pixels, size: int, batch: int, blur: bool, goal: Goal | None) -> Arm:
     """Albumentations on arrays."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
     import albumentations as a

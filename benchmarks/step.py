@@ -60,6 +60,7 @@ class Bench:
     preset: Preset | None = None
     pictures: npt.NDArray[np.uint8] | None = None
     device_name: str = "cpu"
+    stem: str = "auto"
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.threads)
@@ -69,7 +70,7 @@ class Bench:
             pictures = np.random.default_rng(0).integers(0, 256, (10_000, self.size, self.size, 3), np.uint8)
         self.pack = open_pack(open_source(pictures), short_side=None)
         self.preset = self.preset or preset("simclr")
-        net, config = build_encoder(self.name, size=self.size)
+        net, config = build_encoder(self.name, size=self.size, stem=self.stem)
         method = self.preset.method
         networks = Networks(net, config.features, method.heads, method.target)
         self.precision = fixed_rule(net, self.device, cpu_flags())

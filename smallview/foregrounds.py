@@ -199,7 +199,7 @@ def encoder_component(run: str | Path, channels: int) -> tuple[Estimator, str]:
     # the map of a training view is a few places wide: too coarse for outlines
     nodes = features(torch.zeros(1, config.in_channels, config.size, config.size)).shape[2]
     side = config.size * -(-LEAST_MAP // nodes)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(config).encode())
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return FeatureComponent(lambda images: features((images - mean) / std), side), digest.hexdigest()

@@ -125,10 +125,10 @@ def test_the_step_and_its_limit(load: Load, tmp_path: Path) -> None:
 def test_loops_of_the_peers_script(load: Load) -> None:
     peers = load("peers")
     for arm in ("ours", "resident"):
-        assert peers.build_loop(arm, "dense_small", 4, 16, 1)(1) > 0
+        assert peers.build_loop(arm, "dense_small", 4, 16, 1, "auto")(1) > 0
     for arm in ("lightly", "stable-pretraining-2-workers"):
         with pytest.raises(ImportError):
-            peers.build_loop(arm, "dense_small", 4, 16, 1)
+            peers.build_loop(arm, "dense_small", 4, 16, 1, "auto")
 
 
 @pytest.mark.slow

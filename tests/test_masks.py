@@ -218,7 +218,9 @@ def test_the_default_is_the_border_colour_found_once_and_kept(
     data, truth = coloured()
     pack = pack_of(data)
     said: list[str] = []
+    torch.set_num_threads(2)
     found = found_by(pack, data, None, said.append)
+    assert torch.get_num_threads() == 2
     assert said == ["masks by border_colour: 100 % of 6 pictures have a foreground"]
     for front, real in zip(fronts(found, pack), truth, strict=True):
         assert front is not None and (front & real).sum() / (front | real).sum() > 0.8
@@ -239,7 +241,6 @@ def test_the_default_is_the_border_colour_found_once_and_kept(
     assert found_by(pack, data, None, **{"masks.area": (0.0, 0.9)}).usable.all() and len(calls) == 2
     found_by(pack_of(data[::-1].copy()), data, None)
     assert len(calls) == 3
-    before = torch.get_num_threads()
     bits = tmp_path / "cache" / "foregrounds" / kept[0]
     damaged = bytearray(bits.read_bytes())
     damaged[7] ^= 1
@@ -247,7 +248,6 @@ def test_the_default_is_the_border_colour_found_once_and_kept(
     assert found_by(pack, data, None).hash == found.hash and len(calls) == 4
     (bits.with_suffix(".npz")).write_bytes(b"PK not at all")
     assert found_by(pack, data, None).hash == found.hash and len(calls) == 5
-    assert torch.get_num_threads() == before
 
 
 def test_masks_by_a_function_are_not_kept(tmp_path: Path) -> None:
@@ -284,6 +284,8 @@ def test_masks_from_an_encoder_of_ones_own(tmp_path: Path) -> None:
     source = f"encoder:{tmp_path}"
     found = found_by(pack_of(data), data, source)
     assert found.usable.any() and found_by(pack_of(data), data, source).hash == found.hash
+    save_encoder(net, replace(described, mean=(0.9, 0.1, 0.5), std=(1.0, 0.1, 0.4)), tmp_path / "encoder")
+    assert found_by(pack_of(data), data, source).hash != found.hash
     other, _ = build_encoder("dense_small", size=32, seed=1)
     save_encoder(other, replace(described, mean=(0.5,) * 3, std=(0.2,) * 3), tmp_path / "encoder")
     assert found_by(pack_of(data), data, source).hash != found.hash

@@ -68,9 +68,7 @@ class ViewMaker:
         """The parameters of every view of the batch, as plain arrays."""
         index, heights, widths = batch.index, self.pictures.heights[batch.index], self.pictures.widths[batch.index]
         return [
-            sampling.draw(
-                view, v, pixels(view.size, self.size, batch.progress), heights, widths, index, self.seed, batch.epoch, self.mode
-            )
+            sampling.draw(view, v, pixels(view.size, self.size, batch.progress), heights, widths, index, self.seed, batch.epoch)
             for v, view in enumerate(self.views)
         ]
 

@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from smallview.data.decoding import shrink
-from smallview.views.saliency import ESTIMATORS, FeatureComponent, border_colour, foreground, otsu, per_picture
+from smallview.views.saliency import (
+    ESTIMATORS,
+    FeatureComponent,
+    _border_distance,
+    border_colour,
+    foreground,
+    otsu,
+    per_picture,
+)
 
 
 def ellipses(n: int = 48, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
@@ -173,3 +181,12 @@ def test_on_photos_the_default_is_the_best_of_the_cheap_ones(photos: list[tuple[
         scores[name] = np.mean(each)
     assert scores["border_colour"] > scores["centre_prior"] + 0.12 > scores["spectral_residual"] + 0.2
     assert scores["border_colour"] > 0.5
+
+
+def test_colours_of_the_upper_border_are_background_and_those_of_the_lower_are_not() -> None:
+    colours = torch.full((1, 3, 64, 64), 0.8)
+    colours[:, 0, :6, 8:56] = 0.1
+    colours[:, 1, -6:, 8:56] = 0.1
+    distance = _border_distance(colours)[0, 0]
+    assert float(distance[3, 12:52].max()) < 2.0 < 10.0 < float(distance[-3, 12:52].min())
+    assert float(distance[20:40].max()) < 2.0
