@@ -57,20 +57,6 @@ def _sets(pairs: tuple[str, ...]) -> dict[str, object]:
     return out
 
 
-def _rows_table(rows: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="frozen features, higher is better", title_justify="left")
-    for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for row in rows:
-        table.add_row(row.metric, f"{row.floor_pixels:.2f}", f"{row.floor_untrained:.2f}", f"{row.value:.2f}")
-    Console().print(table)
-    for row in rows:
-        print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
-
-
 @app.command(help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 def pretrain(
     data: str,
@@ -246,7 +232,7 @@ def evaluate(
     if json_:
         print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
     else:
-        _rows_table(rows)
+        shell.print_rows(rows)
 
 
 @app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
@@ -87,6 +88,21 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
             raise
         say(_crash(error))
         sys.exit(1)
+
+
+def print_rows(rows: list[Any]) -> None:
+    """Figures beside their floors as a table, then the protocol of each, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="frozen features, higher is better", title_justify="left")
+    for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows:
+        table.add_row(row.metric, f"{row.floor_pixels:.2f}", f"{row.floor_untrained:.2f}", f"{row.value:.2f}")
+    Console().print(table)
+    for row in rows:
+        print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
 
 
 def _misuse(error: CycloptsError) -> str:
