@@ -7,6 +7,7 @@ Every arm trains the same encoder with the same batch, recipe (no blur), a proje
 arm starts share them. Each arm is a process of its own, as its users run it (this project keeps freed memory, which would help the others
 too), and waits for its turn without using the processor. A turn begins with steps that do not count, which use up what workers made in
 advance, and ends when the workers are idle. `resident` is our step on tensors that are already there: the limit.
+`ours-bfloat16` computes in bfloat16, which `--probe` takes where it is faster; the others compute in float32.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ from smallview.training.precision import keep_big_blocks
 
 SIZE, HIDDEN, OUT, LR, TEMPERATURE = 32, 512, 128, 0.06, 0.5
 WARM = 5  # two workers have two batches ready each
-NAMES = ("ours", "resident", "lightly", "lightly-2-workers", "stable-pretraining", "stable-pretraining-2-workers")
+NAMES = (
+    "ours",
+    "ours-bfloat16",
+    "resident",
+    "lightly",
+    "lightly-2-workers",
+    "stable-pretraining",
+    "stable-pretraining-2-workers",
+)
 GOALS = {"resnet18": (1.5, 1.6), "dense_small": (6.0, 9.0)}
 MARK = "result: "
 Segment = Callable[[int], float]
@@ -70,14 +79,16 @@ def loader_of(data: Dataset[Any], batch: int, workers: int) -> DataLoader[Any]:
     return DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
 
 
-def our_loop(encoder: str, batch: int, pictures: int, threads: int, stem: str, real: bool) -> Segment:
+def our_loop(encoder: str, batch: int, pictures: int, threads: int, stem: str, arm: str) -> Segment:
     """This project's loop as a run has it, on views made ahead or on resident ones."""
     keep_big_blocks()
     base = simclr()
     method = replace(base.method, views=tuple(replace(view, blur=0.0) for view in base.method.views))
     preset = replace(base, method=method, optimizer=SGD(lr=LR))
     bench = Bench(encoder, SIZE, batch, threads, preset, small_pictures(pictures)[0], stem=stem)
-    return lambda steps: bench.run(steps, real)
+    if arm == "ours-bfloat16":
+        bench.precision = replace(bench.precision, dtype="bfloat16")
+    return lambda steps: bench.run(steps, arm != "resident")
 
 
 def lightly_loop(encoder: str, batch: int, pictures: int, workers: int, stem: str) -> Segment:
@@ -191,8 +202,8 @@ def build_loop(arm: str, encoder: str, batch: int, pictures: int, threads: int, 
         ImportError: the arm's library is not installed.
     """
     torch.set_num_threads(threads)
-    if arm in ("ours", "resident"):
-        return our_loop(encoder, batch, pictures, threads, stem, arm == "ours")
+    if arm in ("ours", "ours-bfloat16", "resident"):
+        return our_loop(encoder, batch, pictures, threads, stem, arm)
     workers = 2 if arm.endswith("-2-workers") else 0
     make = lightly_loop if arm.startswith("lightly") else stable_pretraining_loop
     return make(encoder, batch, pictures, workers, stem)
