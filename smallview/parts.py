@@ -56,7 +56,7 @@ class Parts:
 
     def memory(self) -> int:
         """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
-        return self.pack.memory(self.config.batch_size) + self.maker.memory(self.config.batch_size, SLOTS)
+        return self.pack.memory(self.config.batch_size, self.maker.threads) + self.maker.memory(self.config.batch_size, SLOTS)
 
     def lr(self) -> Schedule:
         """The learning rate of the run: up, then down within it."""
@@ -112,6 +112,8 @@ def build(
     cut = patches_of(pack, config, described, device)
     maker = ViewMaker(
         *(pack, config.method.views, config.size, described.mean, described.std, config.seed, device),
+        # on a CPU the cores are the network's; a GPU leaves them to decoding
+        threads=1 if device.type == "cpu" else config.threads,
         foregrounds=foregrounds,
         mode="parity" if config.augmentation == "parity" else "fast",
     )

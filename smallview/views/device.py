@@ -15,6 +15,8 @@ from torch import Tensor
 from smallview.records import Foregrounds, Pictures
 from smallview.views.compiling import compiled
 
+CHUNK = 2**28
+MOST_PADDING = 4
 MOST_KEPT = 0.5  # of the device's free memory: the rest is for the networks and their activations
 
 
@@ -48,8 +50,12 @@ class DevicePictures:
             keep = device.type == "cuda" and sides is not None and needed <= MOST_KEPT * torch.cuda.mem_get_info(device)[0]
         self.kept: Tensor | None = None
         if keep and sides is not None:
-            everything = np.arange(len(pictures), dtype=np.int64)
-            self.kept = self._send(everything).view(len(pictures), *sides, pictures.channels).permute(0, 3, 1, 2).contiguous()
+            n, channels = len(pictures), pictures.channels
+            self.kept = torch.empty(n, channels, *sides, dtype=torch.uint8, device=device)
+            step = max(1, CHUNK // (sides[0] * sides[1] * channels))
+            for first in range(0, n, step):  # a second copy of everything would not fit
+                some = np.arange(first, min(n, first + step), dtype=np.int64)
+                self.kept[first : first + step] = self._send(some).view(len(some), *sides, channels).permute(0, 3, 1, 2)
 
     def _send(self, index: npt.NDArray[np.int64]) -> Tensor:
         """The bytes of these pictures, back to back, on the device."""
@@ -61,6 +67,24 @@ class DevicePictures:
         read_only.flags.writeable = False
         _collect(read_only, np.ascontiguousarray(starts), sizes, ends, flat.numpy())
         return flat.to(self.device, non_blocking=True)
+
+    def groups(self, index: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """The rows of a batch in parts that padding makes at most MOST_PADDING times larger; one part for all but the oddest sizes."""
+        heights, widths = (sides[index].astype(np.int64) for sides in (self.pictures.heights, self.pictures.widths))
+        if self.kept is not None or len(index) * heights.max(initial=0) * widths.max(initial=0) <= MOST_PADDING * (
+            heights @ widths
+        ):
+            return [np.arange(len(index))]
+        parts: list[list[int]] = []
+        tall = wide = area = 0
+        for row in np.lexsort((widths, heights)).tolist():
+            h, w = int(heights[row]), int(widths[row])
+            tall, wide, area = max(tall, h), max(wide, w), area + h * w
+            if not parts or (len(parts[-1]) + 1) * tall * wide > MOST_PADDING * area:
+                parts.append([])
+                tall, wide, area = h, w, h * w
+            parts[-1].append(row)
+        return [np.array(part) for part in parts]
 
     def images(self, index: npt.NDArray[np.int64]) -> Tensor:
         """Uint8 [B, C, H, W] of the pictures at these positions."""

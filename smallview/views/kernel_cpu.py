@@ -7,6 +7,7 @@ once, as `colour` says. Every step works in buffers that stay in the cache.
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -111,17 +112,19 @@ def _make(
 ) -> None:  # fmt: skip
     """Views into out [B, C, S, S]. factors float64 [5, B]: brightness, contrast, saturation (0: gray), hue, sigma."""
     b, channels = out.shape[0], out.shape[1]
-    tallest, widest = 1.0, 1.0
+    # no table is longer than a picture's side, whatever the box
+    down_taps = across_taps = longest = 0
     for n in range(b):
-        tallest, widest = max(tallest, box[n, 2]), max(widest, box[n, 3])
+        down_taps = max(down_taps, int(min(2.0 * max(box[n, 2] / size, 1.0), heights[n])) + 4)
+        across_taps = max(across_taps, int(min(2.0 * max(box[n, 3] / size, 1.0), widths[n])) + 4)
+        longest = max(longest, int(min(box[n, 3], widths[n])) + 4)
     blocks = (size + LANES - 1) // LANES
     across, down = blocks * LANES, (size + ROWS - 1) // ROWS * ROWS
     plane = down * across
     y_first, y_count = np.empty(size, np.int64), np.empty(size, np.int64)
-    y_table = np.empty((size, int(2 * max(tallest / size, 1.0)) + 4), np.float32)
+    y_table = np.empty((size, down_taps), np.float32)
     x_first, x_count, x_at = np.empty(blocks, np.int64), np.empty(blocks, np.int64), np.empty(blocks, np.int64)
-    longest = int(widest) + 4
-    x_table = np.empty((longest + blocks * (int(2 * max(widest / size, 1.0)) + 4)) * LANES, np.float32)
+    x_table = np.empty((longest + blocks * across_taps) * LANES, np.float32)
     lines = np.zeros(ROWS * (longest * channels + LANES), np.float32)
     work = np.zeros(channels * plane, np.float32)
     reach = 0
@@ -190,7 +193,8 @@ def _make(
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    # a forked process has no threads of its parent's pool
     return ThreadPoolExecutor(threads, thread_name_prefix="views")
 
 
@@ -253,7 +257,7 @@ def make_views(
     if threads == 1:
         work(parts[0])
     else:
-        list(_pool(threads).map(work, parts))
+        list(_pool(threads, os.getpid()).map(work, parts))
     return out
 
 

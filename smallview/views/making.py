@@ -80,9 +80,15 @@ class ViewMaker:
         slot: write into buffers of this number, which the next call with it writes over; None makes new ones.
         """
         pairs = list(zip(self.views, parameters, strict=True))
+        for v, (_, drawn) in enumerate(pairs):
+            if not np.isfinite(drawn.box).all():
+                raise UsageError(
+                    f"boxes of view {v} hold numbers that are not finite; wanted top, left, height and width in pixels"
+                )
         if self.on_device is not None:
-            images = self.on_device.images(index) if pairs else None
-            return tuple(ViewBatch(self._on_device(index, images, view, drawn), view.seen_by) for view, drawn in pairs)
+            return tuple(
+                ViewBatch(made, view.seen_by) for made, view in zip(self._on_device(index, pairs), self.views, strict=True)
+            )
         flat, starts = self.pictures.gather(index, self.threads)
         out = []
         for v, (view, drawn) in enumerate(pairs):
@@ -143,13 +149,30 @@ class ViewMaker:
             crop_only=crop_only,
         )
 
-    def _on_device(self, index: npt.NDArray[np.int64], images: Tensor | None, view: View, drawn: ViewParameters) -> Tensor:
-        assert images is not None and self.on_device is not None
-        if view.mask_background > 0.0 and self.foregrounds is not None and bool(drawn.masked.any()):
-            tall, wide = images.shape[2:]
-            numbers = pixel_numbers(self.pictures.widths[index], tall, wide, self.device)
-            front = self.on_device.front(index, drawn.masked, tall, wide)
-            images = kernel_torch.fill(images, front, view, drawn, numbers, self.mean)
+    def _on_device(self, index: npt.NDArray[np.int64], pairs: list[tuple[View, ViewParameters]]) -> list[Tensor]:
+        assert self.on_device is not None
+        groups = self.on_device.groups(index) if pairs else []
+        parts = []
+        for rows in groups:
+            images = self.on_device.images(index[rows])
+            few = len(groups) > 1
+            parts.append(
+                [self._view_of(index[rows], images, view, drawn.take(rows) if few else drawn) for view, drawn in pairs]
+            )
+        if len(parts) < 2:
+            return parts[0] if parts else []
+        back = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
+        return [torch.cat(made)[back] for made in zip(*parts, strict=True)]
+
+    def _view_of(self, index: npt.NDArray[np.int64], images: Tensor, view: View, drawn: ViewParameters) -> Tensor:
+        assert self.on_device is not None
+        if view.mask_background > 0.0 and self.foregrounds is not None:
+            masked = drawn.masked & self.foregrounds.usable[index]
+            if bool(masked.any()):
+                tall, wide = images.shape[2:]
+                numbers = pixel_numbers(self.pictures.widths[index], tall, wide, self.device)
+                front = self.on_device.front(index, masked, tall, wide)
+                images = kernel_torch.fill(images, front, view, drawn, numbers, self.mean)
         crops = kernel_torch.crop_resize(images, *self._sides(index), drawn, blur=self.mode == "fast")
         disturb = kernel_torch.disturb if self.mode == "fast" else parity.disturb
         return disturb(crops, view, drawn, *self._moments)

@@ -137,10 +137,10 @@ def resize(
                 _rows_narrow(weights, k, n, pixels, source + span - LANES, step, lines, to + span - LANES)
             elif j < span:
                 for s in range(span):
-                    total = np.float32(0.0)
+                    value = np.float32(0.0)
                     for t in range(n):
-                        total += weights[k + t] * np.float32(pixels[source + t * step + s])
-                    lines[to + s] = total
+                        value += weights[k + t] * np.float32(pixels[source + t * step + s])
+                    lines[to + s] = value
         for b in range(blocks):
             at, to = (x_first[b] - low) * channels, i * across + b * LANES
             if channels == 3:

@@ -6,7 +6,7 @@ They depend on nothing else: not on the batch, its order, the step, the number o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -52,6 +52,10 @@ class ViewParameters:
     masked: npt.NDArray[np.bool_]
     background: Floats
     noise_key: npt.NDArray[np.uint64]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ViewParameters:
+        """The parameters of some of the pictures."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "size"})
 
 
 @compiled
