@@ -19,7 +19,7 @@ from smallview.schedules import SPAN
 from smallview.settings import apply_tables, load_toml, override, to_tables
 from smallview.views.view import pixels
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
 SMALL_SET = 2000
 # What may differ between a run and its continuation: where it computes and when it saves, and what the first start fixed.
 FREE = ("save_every", "probe", "device", "steps", "threads")
@@ -259,8 +259,8 @@ def read_config_file(path: str) -> dict[str, Any]:
     """
     tables = load_toml(path)
     version = tables.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise UsageError(f"{path} has format_version {version}; this version reads {FORMAT_VERSION}")
+    if version not in range(1, FORMAT_VERSION + 1):  # what an earlier one lacks takes its default
+        raise UsageError(f"{path} has format_version {version}; this version reads 1 to {FORMAT_VERSION}")
     return tables
 
 

@@ -60,13 +60,18 @@ def check_masks(config: RunConfig, masks: Masks | None, say: Say) -> RunConfig:
     """The settings of a run whose masks can be had; masks that no view wants are told of and left out.
 
     Raises:
-        UsageError: a source that nobody knows, or masks passed in Python that are not passed now.
+        UsageError: a source that nobody knows, masks passed in Python that are not passed now, or a threshold that they cannot have.
     """
-    source = config.masks.source
+    if not config.masks.source.strip():
+        raise UsageError(
+            f"masks are named {config.masks.source!r}; wanted {', '.join((*ESTIMATORS, NONE))}, encoder:RUN, or a folder"
+        )
+    source = str(Path(config.masks.source))  # "masks/" is "masks"
+    config = replace(config, masks=replace(config.masks, source=source))
     if not masks_background(config):
-        if masks is not None:
+        if masks is not None or config.masks != MaskRule():
             say(
-                f"masks are given and no view of {config.preset} masks the background; "
+                f"{'masks are given' if masks is not None else 'masks.* is set'} and no view of {config.preset} masks the background; "
                 "--set method.views.0.mask_background=0.1 would"
             )
         return replace(config, masks=MaskRule())
@@ -81,6 +86,13 @@ def check_masks(config: RunConfig, masks: Masks | None, say: Say) -> RunConfig:
         close = suggest(source[:80], [*ESTIMATORS, NONE])
         raise UsageError(
             f'no masks are called "{source[:80]}" and no folder is there{close}, encoder:RUN, or a folder of masks'
+        )
+    if config.masks.threshold == "otsu" and not (
+        source in (*ESTIMATORS, NONE) or source.startswith(ENCODER) or callable(masks)
+    ):
+        raise UsageError(
+            "masks.threshold is otsu, which cuts the maps of an estimator or a function; masks that are there already, in a folder or "
+            "an array, are cut at a number: --set masks.threshold=0.5, or auto"
         )
     return config
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from smallview.config import RunConfig, smallest_side
 from smallview.data.changes import difference, inventory, read_inventory, write_inventory
 from smallview.data.pack_coding import QUALITY
-from smallview.data.packing import Pack, open_pack, write_bad_files
+from smallview.data.packing import Pack, discard_older, open_pack, write_bad_files
 from smallview.data.sources import Source
 from smallview.errors import DataError
 from smallview.settings import load_toml
@@ -39,7 +39,7 @@ def decoded(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
     """
     told = telling("decoding", say)
     side = smallest_side(config)
-    pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told)
+    pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told, keep_older=True)
     if pack.kind == "jpeg":
         say(
             f"{len(pack):,} pictures are kept as JPEGs of quality {QUALITY}, their short side up to {side:,} px; "
@@ -84,6 +84,7 @@ def changed_pictures(folder: Path, source: Source, pack: Pack, accept: bool) -> 
     return told
 
 
-def record_pictures(folder: Path, source: Source, pack: Pack) -> None:
-    """Keep beside the run by which names, sizes and times a change of its pictures will be told."""
+def record_pictures(folder: Path, source: Source, pack: Pack, config: RunConfig) -> None:
+    """Keep beside the run by which names, sizes and times a change of its pictures will be told; older packs of them are done with."""
     write_inventory(inventory(source, pack.index), folder / INVENTORY)
+    discard_older(source, short_side=smallest_side(config), kind=pack.kind)

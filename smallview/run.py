@@ -30,7 +30,7 @@ from smallview.pictures import changed_pictures, decoded, record_pictures, telli
 from smallview.records import Foregrounds, Row
 from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settings.fitting import printable
-from smallview.settle import cores, default_out, kept_threads, next_free, settle
+from smallview.settle import NO_JPEGS, cores, default_out, kept_threads, next_free, settle
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import StopRequest, lock_folder, prepare_folder, withdraw_folder
@@ -110,6 +110,8 @@ def pretrain(
     given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
     wanted, reasons = settle(data, source, given, config, settings_with_masks(masks, sets), encoder)
     wanted = check_masks(wanted, masks, say)
+    if reasons.get("pack") == NO_JPEGS:
+        say(f"pack is raw, not jpeg: {NO_JPEGS}")
     folder = Path(out) if out is not None else default_out(source, wanted)
     if fresh:
         folder = next_free(folder)
@@ -117,11 +119,16 @@ def pretrain(
     prepare_folder(folder)
     with lock_folder(folder), _tidy(folder, made):
         stored = _stored(folder)
+        explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
         if stored is not None:
-            explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
             wanted = _continue(wanted, stored, explicit, folder, say)
         with torch.random.fork_rng(devices=[]), kept_threads():
-            return _run(source, wanted, folder, encoder, masks, accept_data_change, say, quiet, command)
+            # pictures that have a place are told by it; of others, such as arrays, only the pixels say whose encoder this is
+            if stored is not None and source.root is not None and wanted.data == stored.data and _finished(folder):
+                return _as_it_is(folder, encoder, say)
+            return _run(
+                source, wanted, folder, encoder, masks, "batch_size" in explicit, accept_data_change, say, quiet, command
+            )
 
 
 @contextmanager
@@ -135,6 +142,17 @@ def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
         raise
 
 
+def _finished(folder: Path) -> bool:
+    return (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists()
+
+
+def _as_it_is(folder: Path, encoder: str | nn.Module | None, say: Say) -> Run:
+    """The finished run in this folder."""
+    say(f"{folder} is finished; --fresh starts anew")
+    net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
+    return Run(folder, _rows(folder), net)
+
+
 def _stored(folder: Path) -> RunConfig | None:
     """The settings of a run that began in this folder."""
     path = folder / "run.toml"
@@ -142,11 +160,19 @@ def _stored(folder: Path) -> RunConfig | None:
         return None
     try:
         tables = load_toml(path)
-        for name in ("format_version", "recorded"):
-            tables.pop(name, None)
-        return from_tables(RunConfig, tables, source=str(path))
+        version = tables.pop("format_version", configuration.FORMAT_VERSION)
+        tables.pop("recorded", None)
+        if version == configuration.FORMAT_VERSION:
+            return from_tables(RunConfig, tables, source=str(path))
     except UsageError as error:
         raise UsageError(f"the record of the run is damaged: {error}; put it right, or add --fresh or another --out") from None
+    if version not in range(1, configuration.FORMAT_VERSION):
+        raise UsageError(
+            f"{path} has format_version {version}; this version goes on with {configuration.FORMAT_VERSION}: add --fresh or another --out"
+        )
+    began = "was made by" if _finished(folder) else "began with"
+    finish = "" if _finished(folder) else "finish it there, or "
+    raise UsageError(f"{folder} {began} an earlier version of smallview, whose views were others; {finish}add --fresh")
 
 
 def _continue(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:
@@ -192,6 +218,7 @@ def _run(
     folder: Path,
     encoder: str | nn.Module | None,
     masks: Masks | None,
+    batch_given: bool,
     accept_data_change: bool,
     say: Say,
     quiet: bool,
@@ -201,16 +228,16 @@ def _run(
     began = (folder / "run.toml").exists()
     pack = decoded(source, config, folder, say)
     changed = changed_pictures(folder, source, pack, accept_data_change) if began else ""
-    if began and (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists():
-        say(f"{folder} is finished; --fresh starts anew")
-        net, _ = load_encoder(folder, into=copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None)
-        return Run(folder, _rows(folder), net)
+    if began and _finished(folder):
+        return _as_it_is(folder, encoder, say)
     if config.batch_size > len(pack):
-        if config.batch_size > len(source):
+        few = f"batch_size is {config.batch_size:,} and {source.name} has {len(pack):,} readable pictures; "
+        if began:
             raise UsageError(
-                f"batch_size is {config.batch_size:,} and {source.name} has {len(pack):,} pictures; "
-                f"wanted at most that: --batch-size {len(pack)}"
+                f"{few}the batch is a setting of the run: bring pictures back, or add --fresh with --batch-size {len(pack)}"
             )
+        if batch_given:
+            raise UsageError(f"{few}wanted at most that: --batch-size {len(pack)}")
         config = replace(config, batch_size=len(pack))  # the default was all pictures, and some proved unreadable
     found = foregrounds_of(pack, config, masks, say, telling("masking", say))
     if began and not changed:
@@ -231,7 +258,7 @@ def _run(
         changed = f"step {loaded[0] if loaded is not None else 0}: {changed}"
     if changed or not began:
         _write_config(folder, config, pack, found, parts, changed)
-        record_pictures(folder, source, pack)
+    record_pictures(folder, source, pack, config)  # equal pictures too: files that were copied back have other times
     if loaded is not None:
         at, tensors, extra, notes = loaded
         for note in notes:

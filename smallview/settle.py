@@ -15,12 +15,14 @@ from torch import nn
 
 from smallview.config import FORMAT_VERSION, Facts, RunConfig, read_config_file, resolve_config, smallest_side
 from smallview.data.decoding import BadPicture
-from smallview.data.pack_kind import pack_kind
+from smallview.data.pack_kind import pack_kind, stored_kind
 from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.encoders import OWN
 from smallview.settings import dump_toml, to_tables
 from smallview.training.precision import choose_device
+
+NO_JPEGS = "JPEGs hold 1 or 3 channels and these pictures have others"
 
 
 def cores() -> int:
@@ -108,6 +110,9 @@ def settle(
     check_encoder(config.encoder)
     if config.pack == "auto":  # the kind changes what is seen, and is settled like every other default
         config = replace(config, pack=pack_kind(source, smallest_side(config)))
+    elif config.pack != stored_kind(config.pack, source.channels):
+        config = replace(config, pack=stored_kind(config.pack, source.channels))
+        reasons["pack"] = NO_JPEGS
     return config, reasons
 
 

@@ -122,4 +122,5 @@ def sheet(
         mode="parity" if settled.augmentation == "parity" else "fast",
         mean=channel_statistics(pack, settled.seed)[0].tolist() if of_mean else None,
     )
-    return contact_sheet(grid, out), settled, grid.drawn
+    names = [pack.names[i] for i in grid.drawn["pictures"]]
+    return contact_sheet(grid, out), settled, {"names": names, **grid.drawn}

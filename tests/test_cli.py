@@ -137,7 +137,7 @@ BAD = [
     ("pretrain photos --minutes 0 --out new", 2, "minutes is 0 | wanted"),
     ("pretrain photos --batch-size 1 --out new", 2, "batch_size is 1 | wanted 2 or more"),
     ("pretrain photos --batch-size 3.5 --out new", 2, '--batch-size | "3.5" is no whole number'),
-    ("pretrain photos --batch-size 13 --out new", 2, "batch_size is 13 | 12 pictures | --batch-size 12"),
+    ("pretrain photos --batch-size 13 --out new", 2, "batch_size is 13 | 12 readable pictures | --batch-size 12"),
     ("pretrain photos --size 3 --out new", 2, "size is 3 | wanted 4 to 1024"),
     ("pretrain photos --seed -1 --out new", 2, "seed is -1 | wanted 0 to"),
     ("pretrain photos --threads 0 --out new", 2, "threads is 0 | wanted 1 or more"),
@@ -158,7 +158,7 @@ BAD = [
     ("pretrain photos --config deep.toml --out new", 2, 'deep.toml line 3 | unknown key "lrr"'),
     ("pretrain photos --config syntax.toml --out new", 2, "syntax.toml line 2 | TOML was wanted"),
     ("pretrain photos --config type.toml --out new", 2, 'type.toml line 1 | received "x", wanted a number'),
-    ("pretrain photos --config version.toml --out new", 2, "format_version 9 | reads 1"),
+    ("pretrain photos --config version.toml --out new", 2, "format_version 9 | reads 1 to 2"),
     ("pretrain photos --config method.toml --out new", 2, 'no method is called "simcrl"'),
     # folders that cannot be written
     ("pretrain photos --out file", 1, "cannot make the folder file | a file is in its place | --out"),
@@ -290,7 +290,7 @@ def test_a_runs_record_is_a_config_file_whose_steps_follow_the_length(call: Call
 def test_run_toml_gives_the_same_settings_back(finished: Path) -> None:
     tables = load_toml(finished / "run.toml")
     recorded = tables.pop("recorded")
-    assert tables.pop("format_version") == 1
+    assert tables.pop("format_version") == 2
     config = from_tables(RunConfig, tables)
     assert (config.size, config.batch_size, config.steps, config.threads) == (16, 16, 4, 1)
     assert recorded["pictures"] == 64
@@ -301,7 +301,10 @@ def test_json_is_one_object_on_stdout(call: Call, finished: Path) -> None:
         (f"pretrain array.npy {TINY} --out finished --json", {"run", "encoder", "rows"}),
         ("evaluate finished --train labeled.npz --test labeled.npz --protocols knn --threads 1 --json", {"run", "rows"}),
         ("embed finished photos --out embedded --threads 1 --json", {"embeddings", "index", "rows", "features", "left_out"}),
-        ("views photos --out sheets/json.png --json", {"sheet", "size", "method", "pictures", "heights", "widths", "views"}),
+        (
+            "views photos --out sheets/json.png --json",
+            {"sheet", "size", "method", "names", "pictures", "heights", "widths", "views"},
+        ),
         ("methods --json", {"methods"}),
     ):
         told = call(line)

@@ -397,3 +397,33 @@ def test_the_command_line_tells_of_masks_that_are_not_there(
     assert ended.value.code == 2
     assert 'did you mean "centre_prior"?' in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_threshold_that_masks_cannot_have_is_refused(tmp_path: Path) -> None:
+    data, otsu = pictures(2), {"masks.threshold": "otsu"}
+    words = "otsu, which cuts the maps of an estimator or a function; .* at a number: --set masks.threshold=0.5"
+    for masks in (tmp_path, np.zeros((2, 16, 16))):
+        with pytest.raises(UsageError, match=words):
+            config_of(data, masks, **otsu)
+    for able in (left, "border_colour", "none"):
+        assert config_of(data, able, **otsu).masks.threshold == "otsu"
+
+
+def test_masks_settings_that_do_nothing_are_said(tmp_path: Path) -> None:
+    data = pictures(2)
+    for sets, count in (({"masks.area": (0.1, 0.9)}, 1), ({}, 0)):
+        said: list[str] = []
+        settled = check_masks(settle(data, open_source(data), {}, sets=sets)[0], None, said.append)
+        assert settled.masks == MaskRule() and len(said) == count
+        assert all(line.startswith("masks.* is set and no view of simclr masks the background; --set") for line in said)
+
+
+def test_a_folder_of_masks_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "masks2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("masks2", "masks2/", "./masks2//"):
+        assert config_of(pictures(2), name).masks.source == "masks2"
+        assert config_of(pictures(2), **{"masks.source": name}).masks.source == "masks2"
+    for sets in (MASKED, {}):
+        with pytest.raises(UsageError, match=r"masks are named ''; wanted border_colour, .*, none, encoder:RUN, or a folder"):
+            sv.pretrain(pictures(2), out=tmp_path / "run", masks="", sets=sets)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import smallview as sv
 from smallview.config import mathematics
 from smallview.data import pack_kind
 from smallview.data.listing import PathTable
-from smallview.data.sources import Source
+from smallview.data.sources import Source, open_source
 from smallview.errors import UsageError
 from smallview.pictures import decoded
+from smallview.settings import load_toml
 from smallview.settle import settle
 
 
@@ -42,3 +44,13 @@ def test_jpegs_are_told(source: Source, tmp_path: Path) -> None:
         config = settle(source, source, {"size": 64, "threads": 1}, sets={"pack": kind})[0]
         assert decoded(source, config, tmp_path, said.append).kind == kind
         assert [line.split("; ")[0] for line in said] == wanted
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_wish_that_the_channels_do_not_allow_is_settled_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = np.zeros((4, 16, 16, 4), np.uint8)
+    config, reasons = settle(data, open_source(data), {}, sets={"pack": "jpeg"})
+    assert config.pack == "raw" and reasons["pack"] == "JPEGs hold 1 or 3 channels and these pictures have others"
+    run = sv.pretrain(data, out=tmp_path / "run", epochs=1, threads=1, sets={"pack": "jpeg"})
+    assert f"pack is raw, not jpeg: {reasons['pack']}\n" in capsys.readouterr().err
+    assert load_toml(run.path / "run.toml")["pack"] == "raw"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 import smallview as sv
 from smallview.cli import main
-from smallview.errors import DataError, StoppedError
+from smallview.errors import DataError, StoppedError, UsageError
 from smallview.settings import load_toml
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -125,3 +126,70 @@ def test_on_the_command_line(
     assert code.value.code == 3 and told in said and "Traceback" not in said
     main([*line, "--accept-data-change"])
     assert load_toml(tmp_path / "run" / "run.toml")["recorded"]["data_changes"] == [f"step 3: {told}"]
+
+
+def test_a_batch_that_was_asked_for_is_never_lowered(
+    folder: Path, tmp_path: Path, stop_after: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "11.png").write_bytes(b"broken")
+    with pytest.raises(
+        UsageError, match="batch_size is 40 and photos has 39 readable pictures; wanted at most that: --batch-size 39"
+    ):
+        sv.pretrain(folder, out=tmp_path / "run", **_settings(batch_size=40))
+    assert not (tmp_path / "run" / "run.toml").exists()
+    _begin(folder, tmp_path / "run", stop_after, monkeypatch, batch_size=None, epochs=4)
+    run = sv.pretrain(folder, out=tmp_path / "run", **_settings(batch_size=None, epochs=4))  # 40 again, until it is looked up
+    assert load_toml(run.path / "run.toml")["batch_size"] == 39
+
+
+def test_a_run_whose_pictures_no_longer_fill_a_batch(
+    folder: Path, tmp_path: Path, stop_after: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _begin(folder, tmp_path / "run", stop_after, monkeypatch, batch_size=40, epochs=4)
+    _change(folder)
+    record = (tmp_path / "run" / "run.toml").read_bytes()
+    words = "readable pictures; the batch is a setting of the run: bring pictures back, or add --fresh with --batch-size 37"
+    with pytest.raises(UsageError, match=f"batch_size is 40 and photos has 37 {words}"):
+        sv.pretrain(folder, out=tmp_path / "run", accept_data_change=True, **_settings(batch_size=40, epochs=4))
+    assert (tmp_path / "run" / "run.toml").read_bytes() == record
+
+
+def test_a_harmless_touch_is_forgotten(folder: Path, tmp_path: Path, stop_after: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    _begin(folder, tmp_path / "run", stop_after, monkeypatch)
+    for path in folder.iterdir():
+        os.utime(path, ns=(0, 10**18))
+    _begin(folder, tmp_path / "run", stop_after, monkeypatch)
+    _draw(folder / "07.png", 98)
+    with pytest.raises(DataError, match=r"began: 1 changed \(07\.png\); bring"):
+        sv.pretrain(folder, out=tmp_path / "run", **_settings())
+
+
+def test_a_finished_run_stays_so_when_its_pictures_change(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sv.pretrain(folder, out=tmp_path / "run", **_settings(epochs=1))
+    _change(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("smallview.run.decoded", lambda *_: pytest.fail("the pictures were opened"))
+        sv.pretrain(folder, out=tmp_path / "run", **_settings(epochs=1, quiet=False))
+    assert f"{tmp_path / 'run'} is finished; --fresh starts anew" in capsys.readouterr().err
+    folder.rename(tmp_path / "others")
+    with pytest.raises(DataError, match="the pictures changed since"):  # other data is no older state of these
+        sv.pretrain(tmp_path / "others", out=tmp_path / "run", **_settings(epochs=1))
+
+
+def test_the_pack_from_before_a_change_stays_until_that_is_accepted(
+    folder: Path, tmp_path: Path, stop_after: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packs() -> set[str]:
+        return {path.parent.name for path in (tmp_path / "cache").glob("packs/*/*/meta.json")}
+
+    _begin(folder, tmp_path / "run", stop_after, monkeypatch)
+    before = packs()
+    _change(folder)
+    for _ in range(2):
+        with pytest.raises(DataError):
+            sv.pretrain(folder, out=tmp_path / "run", **_settings())
+        assert len(before) == 1 and before < packs() and len(packs()) == 2
+    sv.pretrain(folder, out=tmp_path / "run", accept_data_change=True, **_settings())
+    assert len(packs()) == 1 and not packs() & before

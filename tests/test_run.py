@@ -25,7 +25,7 @@ from smallview import run as story
 from smallview.cli import main
 from smallview.config import RunConfig
 from smallview.errors import DataError, LockedError, StoppedError, UsageError
-from smallview.settings import from_tables, load_toml
+from smallview.settings import dump_toml, from_tables, load_toml
 
 # one of each kind of state and of draws: none, a queue, a target, candidates, patches, slices
 METHODS = ("simclr", "moco_v2", "byol", "simo", "simclr_one_patch", "lejepa")
@@ -348,7 +348,7 @@ def test_run_toml_holds_every_setting(method: str, tmp_path: Path) -> None:
     read = []
     for run in (first, again):
         tables = load_toml(run.path / "run.toml")
-        assert tables.pop("format_version") == 1
+        assert tables.pop("format_version") == 2
         assert set(tables.pop("recorded")) == {"data_hash", "pictures", "precision", "torch", "python", "machine"}
         read.append(from_tables(RunConfig, tables))
     assert read[0] == read[1]
@@ -513,3 +513,33 @@ def test_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert "epochs: 1.0 -> 0.5" in told.err
     assert str(tmp_path / "demo" / "run-2" / "encoder") in json.loads(told.out)["paths"]
     assert weights(tmp_path / "demo" / "run") == before
+
+
+def test_a_run_of_an_earlier_version_is_told_of_as_one(
+    stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(StoppedError):
+            sv.pretrain(pictures(), out=out, **tiny(sets={"optimizer.lr": 0.01}))
+    tables = load_toml(out / "run.toml")
+    earlier = {name: value for name, value in tables.items() if name not in ("pack", "augmentation", "masks")}
+    for version, words in (
+        (1, "began with an earlier version of smallview, whose views were others; finish it there, or add --fresh"),
+        (3, "has format_version 3; this version goes on with 2: add --fresh or another --out"),
+    ):
+        (out / "run.toml").write_text(dump_toml({**earlier, "format_version": version}))
+        with pytest.raises(UsageError, match=words):
+            sv.pretrain(pictures(), out=out, **tiny())
+    (out / "run.toml").write_text(dump_toml({**earlier, "format_version": 1}))
+    (tmp_path / "old.toml").write_bytes((out / "run.toml").read_bytes())
+    again = sv.pretrain(pictures(), out=tmp_path / "again", config=str(tmp_path / "old.toml"), quiet=True)
+    read = load_toml(again.path / "run.toml")
+    assert {**read, "recorded": {}} == {**tables, "recorded": {}}
+    for name in ("encoder", "summary.json"):
+        shutil.copytree(again.path / name, out / name) if name == "encoder" else shutil.copy(again.path / name, out / name)
+    with pytest.raises(
+        UsageError, match="run was made by an earlier version of smallview, whose views were others; add --fresh"
+    ):
+        sv.pretrain(pictures(), out=out, **tiny())

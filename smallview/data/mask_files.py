@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +21,17 @@ from smallview.data.pack_folders import cache_folder
 from smallview.errors import SmallviewError
 from smallview.records import Foregrounds
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
 _STALE = 86400.0
 
 
 def kept_foregrounds(key: str, find: Callable[[IO[bytes]], Foregrounds], cache: Path | None = None) -> Foregrounds:
     """The foregrounds kept under this key, every byte verified; else those that `find` writes to a file, and from now on kept.
 
-    find: puts the bits into the file it is given, and returns the rest. The bits come back as a memory map.
+    find: puts the bits into the file it is given, and returns the rest; what it raises stays as it is. The bits come back as a
+    memory map. Two runs that find the same at once write equal bytes, and the hash refuses any other pair of files.
 
     Raises:
         SmallviewError: the cache cannot be written.
@@ -38,23 +43,22 @@ def kept_foregrounds(key: str, find: Callable[[IO[bytes]], Foregrounds], cache: 
         return stored
     new_bits, new_table = (path.with_name(f".part-{os.getpid()}-{path.name}") for path in (bits, table))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        with new_bits.open("wb") as file:
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            opened = io.FileIO(new_bits, "wb")
+        with _Bits(opened) as file:
             found = find(file)
             file.flush()
-            os.fsync(file.fileno())
-        with new_table.open("wb") as file:
-            np.savez(file, starts=found.starts, usable=found.usable, hash=np.frombuffer(found.hash.encode(), np.uint8))
-            file.flush()
-            os.fsync(file.fileno())
-        table.unlink(missing_ok=True)
-        new_bits.replace(bits)
-        new_table.replace(table)
-    except OSError as error:
-        raise SmallviewError(
-            f"cannot write masks to {folder}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder that can be written and has room"
-        ) from error
+            with _explained(folder):
+                os.fsync(file.fileno())
+        with _explained(folder):
+            with new_table.open("wb") as other:
+                np.savez(other, starts=found.starts, usable=found.usable, hash=np.frombuffer(found.hash.encode(), np.uint8))
+                other.flush()
+                os.fsync(other.fileno())
+            new_bits.replace(bits)
+            new_table.replace(table)
     finally:
         for part in (new_bits, new_table):
             with contextlib.suppress(OSError):
@@ -65,6 +69,29 @@ def kept_foregrounds(key: str, find: Callable[[IO[bytes]], Foregrounds], cache: 
             f"the masks just written to {bits} read back wrong; check the disk, or set SMALLVIEW_CACHE to another"
         )
     return written
+
+
+class _Bits(io.BufferedWriter):
+    """The file that `find` writes to; only its own trouble is told as that of the cache."""
+
+    def write(self, data: Buffer, /) -> int:
+        with _explained(Path(self.name).parent):
+            return super().write(data)
+
+    def flush(self) -> None:
+        with _explained(Path(self.name).parent):
+            super().flush()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns what the disk says while masks are written into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise SmallviewError(
+            f"cannot write masks to {folder}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder that can be written and has room"
+        ) from error
 
 
 def _load(bits: Path, table: Path) -> Foregrounds | None:

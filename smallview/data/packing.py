@@ -125,13 +125,15 @@ def open_pack(
     cache: Path | None = None,
     progress: Progress | None = None,
     threads: int = 2,
+    keep_older: bool = False,
 ) -> Pack:
     """The pack of a source, its pictures shrunk to this short side where they are larger (None: never).
 
     Arrays that need no shrinking are wrapped, not copied, unless `jpeg` is asked for. Anything else is built into the cache folder
     once, and used again while the source's fingerprint and the settings stay; each opening checks every byte by its block's SHA-256,
     and what is damaged is named, and made again. A build that was killed goes on where it was. The result depends on neither.
-    `kind="auto"` is `pack_kind`'s. `progress(done, total)` is called after each picture of a build.
+    `kind="auto"` is `pack_kind`'s. `progress(done, total)` is called after each picture of a build. A new pack takes the place of
+    those from before the pictures changed; with `keep_older` they stay until `discard_older`.
 
     Raises DataError where more than 10 pictures and more than 1 % are broken, or all are; SmallviewError where the cache cannot
     be written or has no room.
@@ -150,7 +152,7 @@ def open_pack(
         stored = _load(source, packs / family / source.fingerprint[:32], coder(source, short_side, chosen), threads)
     if stored is None:
         folder = _build(source, short_side, chosen, packs, family, progress, threads)
-        if source.root is not None:
+        if source.root is not None and not keep_older:
             discard_others(folder, packs)
         stored = load(folder, threads)
         if stored is None or stored.damage:
@@ -158,6 +160,15 @@ def open_pack(
                 f"the pack just written to {folder} reads back wrong; check the disk, or set SMALLVIEW_CACHE to another"
             )
     return _unpack(source, stored)
+
+
+def discard_older(source: Source, *, short_side: int | None, kind: Kind, cache: Path | None = None) -> None:
+    """Remove the packs of a source's root and settings from before its pictures changed, where one of it as it is now is there."""
+    if source.root is not None and source.fingerprint is not None:
+        packs = cache_folder(cache) / "packs"
+        folder = packs / _family(source, short_side, kind) / source.fingerprint[:32]
+        if (folder / META[0]).exists():
+            discard_others(folder, packs)
 
 
 def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 2) -> Pack:

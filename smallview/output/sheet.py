@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from smallview.errors import SmallviewError, UsageError
-from smallview.files import check_folder
+from smallview.files import check_folder, write_bytes
 from smallview.records import Batch, Foregrounds, Pictures
 from smallview.seeds import generator
 from smallview.views.making import ViewMaker
@@ -22,6 +23,7 @@ from smallview.views.view import View
 GAP, HEAD, SIDE = 4, 18, 144
 LINES, LINE, LETTER = 5, 12, 10
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+LEAST_BLUR = 0.25  # pixels; fast views leave out a blur that is no wider
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
@@ -77,8 +79,14 @@ def view_grid(
             cells = _bytes(made.images.permute(0, 2, 3, 1).numpy() + colour)
             area = heights.astype(np.float64) * widths
             cut = np.zeros(len(chosen), np.bool_) if foregrounds is None else p.masked & foregrounds.usable[chosen]
-            columns.append([Cell(cell, told(view, p, k, float(area[k]), bool(cut[k]))) for k, cell in enumerate(cells)])
-            titles.append(f"view {v + 1}{'' if view.seen_by == 'both' else f' {view.seen_by}'}, {p.size} px")
+            columns.append(
+                [
+                    Cell(cell, told(view, p, k, float(area[k]), bool(cut[k]), channels=pictures.channels, mode=mode))
+                    for k, cell in enumerate(cells)
+                ]
+            )
+            seen = "" if view.seen_by == "both" else f" {view.seen_by}"
+            titles.append(f"view {v + 1}{seen}, {p.size} px" + f", {epoch + 1}/{repeats}" * (repeats > 1))
             drawn.append({"epoch": epoch, "view": v, "seen_by": view.seen_by, **plain(p)})
     sizes = {"heights": heights.tolist(), "widths": widths.tolist()}
     masks = {} if foregrounds is None else {"usable": foregrounds.usable[chosen].tolist()}
@@ -95,8 +103,10 @@ def plain(p: ViewParameters) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
-def told(view: View, p: ViewParameters, k: int, area: float, masked: bool) -> tuple[str, ...]:
-    """What was drawn for picture k of a view, in a few words each; what is neutral goes without saying. area: pixels of the picture.
+def told(
+    view: View, p: ViewParameters, k: int, area: float, masked: bool, *, channels: int = 3, mode: Mode = "fast"
+) -> tuple[str, ...]:
+    """What was done to picture k of a view, in a few words each; what changes nothing goes without saying. area: pixels of the picture.
 
     Example:
         >>> from smallview.views.sampling import neutral
@@ -104,16 +114,18 @@ def told(view: View, p: ViewParameters, k: int, area: float, masked: bool) -> tu
         ('50 % of area', 'ratio 0.50', 'flip')
     """
     height, width = p.box[k, 2:]
-    words = [f"{100 * height * width / area:.0f} % of area", f"ratio {width / height:.2f}"]
+    coloured = channels == 3
+    words = ["masked"] * masked  # first, so that no number of words cuts it off
+    words += [f"{100 * height * width / area:.0f} % of area", f"ratio {width / height:.2f}"]
     words += ["flip"] * bool(p.flip[k])
-    for name, short in (("brightness", "bright"), ("contrast", "contrast"), ("saturation", "saturation")):
+    for name, short in (("brightness", "bright"), ("contrast", "contrast"), ("saturation", "saturation"))[: 2 + coloured]:
         words += [f"{short} {getattr(p, name)[k]:.2f}"] * bool(getattr(p, name)[k] != 1.0)
-    words += [f"hue {p.hue[k]:+.2f}"] * bool(p.hue[k] != 0.0)
-    words += ["gray"] * bool(p.grayscale[k])
-    words += [f"blur {p.blur_sigma[k]:.2f} px"] * bool(p.blur_sigma[k] > 0.0)
+    words += [f"hue {p.hue[k]:+.2f}"] * bool(coloured and p.hue[k] != 0.0)
+    words += ["gray"] * bool(coloured and p.grayscale[k])
+    words += [f"blur {p.blur_sigma[k]:.2f} px"] * bool(p.blur_sigma[k] > (LEAST_BLUR if mode == "fast" else 0.0))
     words += ["solarized"] * bool(p.solarize[k])
     words += [f"noise {view.noise:g}"] * bool(view.noise > 0.0)
-    return (*words, *(["masked"] * masked))
+    return tuple(words)
 
 
 def _bytes(images: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -168,9 +180,9 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".part-{path.name}")
-        sheet.save(partial)
-        partial.replace(path)
+        file = io.BytesIO()
+        sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
+        write_bytes(path, file.getvalue())
     except (OSError, ValueError, KeyError) as error:
         raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from smallview.data.mask_files import kept_foregrounds
 from smallview.data.masking import find_foregrounds, masks_of_array
 from smallview.data.packing import Pack, open_pack
 from smallview.data.sources import open_source
-from smallview.errors import UsageError
+from smallview.errors import SmallviewError, UsageError
 from smallview.records import Foregrounds
 
 Fronts = Callable[[Foregrounds, Any], list[np.ndarray | None]]
@@ -128,3 +129,47 @@ def test_nothing_is_kept_of_masks_that_could_not_be_found(cache: Path) -> None:
         "key", lambda out: find_foregrounds(pack_of(pictures(3)), lambda b, i: b[..., 0] < 0, out=out)[0]
     )
     assert not nothing.usable.any() and len(nothing.bits) == 0
+
+
+def found_in(out: Any, data: np.ndarray) -> Foregrounds:
+    return find_foregrounds(pack_of(data), lambda batch, index: batch[..., 0] > 190, out=out)[0]
+
+
+def test_two_runs_that_find_the_same_at_once_never_take_it_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, replace = pictures(6), Path.replace
+
+    def replaced(path: Path, target: Path) -> Path:
+        moved = replace(path, target)
+        kept_foregrounds("key", lambda out: pytest.fail("what the other one wrote is gone"))
+        return moved
+
+    def find(out: Any) -> Foregrounds:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            kept_foregrounds("key", lambda other: found_in(other, data))
+        monkeypatch.setattr(Path, "replace", replaced)
+        return found_in(out, data)
+
+    assert kept_foregrounds("key", find).hash == found_in(None, data).hash
+
+
+def test_only_trouble_in_writing_is_told_as_such(cache: Path) -> None:
+    resource = pytest.importorskip("resource")
+
+    def lost(out: Any) -> Foregrounds:
+        out.write(b"some")
+        raise FileNotFoundError("no weights")
+
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        kept_foregrounds("key", lost)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for count in (2**20, 2**13):  # which comes to the disk when written, and when the file is closed
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, limits[1]))
+        try:
+            with pytest.raises(
+                SmallviewError, match=r"cannot write masks to .*foregrounds: File too large; set SMALLVIEW_CACHE"
+            ):
+                kept_foregrounds("key", lambda out, count=count: found_in(out, pictures(out.write(bytes(count)) and 2)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((cache / "foregrounds").iterdir()) == []

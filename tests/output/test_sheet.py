@@ -15,7 +15,8 @@ from smallview.cli import main
 from smallview.data.masking import find_foregrounds, masks_of_array
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
-from smallview.output.sheet import told, view_grid
+from smallview.errors import SmallviewError
+from smallview.output.sheet import contact_sheet, told, view_grid
 from smallview.records import Batch
 from smallview.settle import settle
 from smallview.views.making import ViewMaker
@@ -44,10 +45,8 @@ def test_words_below_a_view_say_what_was_drawn_and_no_more() -> None:
         solarize=np.array([True, False]),
         masked=np.array([True, True]),
     )
-    everything = (
-        "22 % of area, ratio 2.00, flip, bright 1.25, contrast 0.80, saturation 1.10, hue -0.05, gray, blur 0.50 px, solarized"
-    )
-    assert ", ".join(told(View(noise=0.1), p, 0, 900.0, masked=True)) == f"{everything}, noise 0.1, masked"
+    everything = "masked, 22 % of area, ratio 2.00, flip, bright 1.25, contrast 0.80, saturation 1.10, hue -0.05, gray, blur 0.50 px, solarized"
+    assert ", ".join(told(View(noise=0.1), p, 0, 900.0, masked=True)) == f"{everything}, noise 0.1"
     assert told(View(), p, 1, 900.0, masked=False) == ("100 % of area", "ratio 1.00")
 
 
@@ -58,7 +57,7 @@ def test_the_sheet_shows_foregrounds_cut_as_the_pictures_beside_them() -> None:
     pack = open_pack(open_source(data), short_side=None)
     found = find_foregrounds(pack, masks_of_array(masks, 3))[0]
     grid = view_grid(pack, (View(mask_background=0.5),), 16, rows=3, repeats=2, foregrounds=found)
-    assert grid.titles == ["picture", "foreground", "view 1, 16 px", "view 1, 16 px"] and grid.drawn["usable"] == [
+    assert grid.titles == ["picture", "foreground", "view 1, 16 px, 1/2", "view 1, 16 px, 2/2"] and grid.drawn["usable"] == [
         True,
         True,
         False,
@@ -117,3 +116,49 @@ def test_json_gives_every_parameter_of_every_view(tmp_path: Path, capsys: pytest
             assert (view["epoch"], view["view"], view["seen_by"]) == (epoch, v, "both")
             for name, value in vars(p).items():
                 np.testing.assert_array_equal(np.array(view[name], np.asarray(value).dtype), value)
+
+
+def test_words_leave_out_what_is_not_done() -> None:
+    p = replace(
+        neutral(np.array([[0.0, 0.0, 30.0, 30.0]] * 2), np.array([False, False]), 8),
+        saturation=np.array([1.1, 1.1]),
+        contrast=np.array([1.2, 1.2]),
+        hue=np.array([0.1, 0.1]),
+        grayscale=np.array([True, True]),
+        blur_sigma=np.array([0.25, 0.26]),
+    )
+    plain = ("100 % of area", "ratio 1.00", "contrast 1.20")
+    for channels in (1, 4):
+        assert told(View(), p, 0, 900.0, masked=False, channels=channels) == plain
+    assert told(View(), p, 1, 900.0, masked=False, channels=1) == (*plain, "blur 0.26 px")
+    assert told(View(), p, 0, 900.0, masked=False, channels=1, mode="parity") == (*plain, "blur 0.25 px")
+    gray = open_pack(open_source(pictures(3)[..., :1]), short_side=None)
+    for mode in ("fast", "parity"):
+        words = " ".join(str(cell.words) for row in view_grid(gray, (View(blur=1.0),), 16, mode=mode).rows for cell in row)
+        assert not any(word in words for word in ("gray", "hue", "saturation")) and ("blur" in words) == (mode == "parity")
+
+
+def test_the_sheet_names_its_pictures_and_shows_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for k, image in enumerate(pictures(5)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"photo {k}.png")
+    shown = []
+    for mode in ("fast", "parity"):
+        out, _, drawn = use.sheet(tmp_path / "photos", tmp_path / f"{mode}.png", {}, sets={"augmentation": mode}, rows=3)
+        assert drawn["names"] == [f"photo {k}.png" for k in drawn["pictures"]] and len(drawn["names"]) == 3
+        shown.append(np.asarray(Image.open(out)))
+    assert shown[0].shape == shown[1].shape and (shown[0] != shown[1]).mean() > 0.01
+
+
+def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = view_grid(open_pack(open_source(pictures(2)), short_side=None), (View(),), 16, rows=1, repeats=1)
+
+    def fail(image: Image.Image, file: object, *_: object, **__: object) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"half a picture")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(SmallviewError, match=r"cannot write .*sheet\.png: No space left"):
+        contact_sheet(grid, tmp_path / "sheet.png")
+    assert list(tmp_path.iterdir()) == []
