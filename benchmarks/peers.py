@@ -35,11 +35,10 @@ import pipelines
 import torch
 from arms import Arm, describe, machine, save, table
 from photos import small_pictures
-from step import ENCODERS, Bench, batch_for
+from step import ENCODERS, Bench, batch_for, encoder_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from smallview.networks.encoders import build_encoder
 from smallview.optimizers import SGD
 from smallview.presets import simclr
 from smallview.training.precision import keep_big_blocks
@@ -55,7 +54,7 @@ NAMES = (
     "stable-pretraining",
     "stable-pretraining-2-workers",
 )
-GOALS = {"resnet18": (1.5, 1.6), "dense_small": (6.0, 9.0)}
+GOALS = {"resnet18": (1.5, 1.6), "dense_small": (6.0, 9.0), "three_convolutions": (6.0, 9.0)}
 MARK = "result: "
 Segment = Callable[[int], float]
 
@@ -96,7 +95,7 @@ def lightly_loop(encoder: str, batch: int, pictures: int, workers: int, stem: st
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    net, config = build_encoder(encoder, size=SIZE, stem=stem)
+    net, config = encoder_of(encoder, SIZE, stem)
     head = SimCLRProjectionHead(config.features, HIDDEN, OUT)
     criterion = NTXentLoss(temperature=TEMPERATURE)
     optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=LR)
@@ -146,7 +145,7 @@ def stable_pretraining_loop(encoder: str, batch: int, pictures: int, workers: in
     views = t.MultiViewTransform([view, view])
     data = spt.data.FromTorchDataset(PillowPictures(pictures, None), names=["image", "label"], transform=views)
     loader = loader_of(data, batch, workers)
-    net, config = build_encoder(encoder, size=SIZE, stem=stem)
+    net, config = encoder_of(encoder, SIZE, stem)
     hidden = (nn.Linear(config.features, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True))
     module = spt.Module(
         backbone=net,

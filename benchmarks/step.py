@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from arms import machine, save, spread
+from torch import nn
 
 from smallview.data.loading import batches
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
-from smallview.networks.encoders import build_encoder
+from smallview.networks.encoders import EncoderConfig, build_encoder, describe
 from smallview.networks.online_target import Networks
 from smallview.parts import DEPTH, SLOTS
 from smallview.presets import Preset, preset
@@ -40,8 +41,19 @@ from smallview.training.precision import cpu_flags, fixed_rule, keep_big_blocks
 from smallview.training.prefetch import ahead
 from smallview.views.making import ViewMaker
 
-ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small")
+ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small", "three_convolutions")
 WARM = DEPTH + 1  # steps that do not count
+
+
+def encoder_of(name: str, size: int, stem: str) -> tuple[nn.Module, EncoderConfig]:
+    """An encoder by name; `three_convolutions` (2.6 million products a picture of 32 px) shows what data and views cost a tiny net."""
+    if name != "three_convolutions":
+        return build_encoder(name, size=size, stem=stem)
+    layers: list[nn.Module] = []
+    for few, many in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(few, many, 3, 2, 1, bias=False), nn.BatchNorm2d(many), nn.ReLU(inplace=True)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return net, describe(net, in_channels=3, size=size)
 
 
 def batch_for(encoder: str) -> int:
@@ -70,7 +82,7 @@ class Bench:
             pictures = np.random.default_rng(0).integers(0, 256, (10_000, self.size, self.size, 3), np.uint8)
         self.pack = open_pack(open_source(pictures), short_side=None)
         self.preset = self.preset or preset("simclr")
-        net, config = build_encoder(self.name, size=self.size, stem=self.stem)
+        net, config = encoder_of(self.name, self.size, self.stem)
         method = self.preset.method
         networks = Networks(net, config.features, method.heads, method.target)
         self.precision = fixed_rule(net, self.device, cpu_flags())
@@ -136,7 +148,7 @@ def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, se
         "real_images_per_second": statistics.median(real),
         "resident_images_per_second": statistics.median(resident),
         "ratio": spread(ratios),
-        "goal": (0.90, 0.97) if name == "dense_small" else (0.97, 0.97),
+        "goal": (0.90, 0.97) if name in ("dense_small", "three_convolutions") else (0.97, 0.97),
     }
 
 
