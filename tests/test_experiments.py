@@ -1,0 +1,24 @@
+"""The experiments run in miniature: what they print is what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_fast_against_parity_views_in_miniature() -> None:
+    command = [sys.executable, "experiments/views_modes.py", "--miniature", "--seeds", "0,1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    *pairs, summary = (json.loads(line) for line in done.stdout.splitlines())
+    assert [pair["seed"] for pair in pairs] == [0, 1] and summary["pairs"] == 2
+    for pair in pairs:
+        assert 25.0 < pair["fast"] <= 100.0 and abs(pair["fast"] - pair["parity"] - pair["difference"]) < 0.011
+    mean = sum(pair["difference"] for pair in pairs) / 2
+    assert abs(summary["mean_difference"] - mean) < 0.011 and summary["lower_95"] <= summary["mean_difference"]
