@@ -356,14 +356,21 @@ def test_run_toml_holds_every_setting(method: str, tmp_path: Path) -> None:
     assert weights(first.path) == weights(again.path)
 
 
+def half_done(
+    out: Path, stop_after: Callable[[pytest.MonkeyPatch, int], None], monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> None:
+    """A run that was stopped after two steps."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(StoppedError):
+            sv.pretrain(pictures(), out=out, **tiny(**more))
+
+
 def test_other_settings_or_pictures_are_refused_and_nothing_changes(
     stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(StoppedError):
-            sv.pretrain(pictures(), out=out, **tiny())
+    half_done(out, stop_after, monkeypatch)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
     for changed, words in (
         ({"seed": 1}, "seed: 0 -> 1"),
@@ -519,10 +526,7 @@ def test_a_run_of_an_earlier_version_is_told_of_as_one(
     stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(StoppedError):
-            sv.pretrain(pictures(), out=out, **tiny(sets={"optimizer.lr": 0.01}))
+    half_done(out, stop_after, monkeypatch, sets={"optimizer.lr": 0.01})
     tables = load_toml(out / "run.toml")
     earlier = {name: value for name, value in tables.items() if name not in ("pack", "augmentation", "masks")}
     for version, words in (

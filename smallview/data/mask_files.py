@@ -11,13 +11,13 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from smallview.data.pack_folders import cache_folder
+from smallview.data.pack_folders import cache_folder, explained
 from smallview.errors import SmallviewError
 from smallview.records import Foregrounds
 
@@ -43,16 +43,16 @@ def kept_foregrounds(key: str, find: Callable[[IO[bytes]], Foregrounds], cache: 
         return stored
     new_bits, new_table = (path.with_name(f".part-{os.getpid()}-{path.name}") for path in (bits, table))
     try:
-        with _explained(folder):
+        with explained(folder, "masks"):
             folder.mkdir(parents=True, exist_ok=True)
             _sweep(folder)
             opened = io.FileIO(new_bits, "wb")
         with _Bits(opened) as file:
             found = find(file)
             file.flush()
-            with _explained(folder):
+            with explained(folder, "masks"):
                 os.fsync(file.fileno())
-        with _explained(folder):
+        with explained(folder, "masks"):
             with new_table.open("wb") as other:
                 np.savez(other, starts=found.starts, usable=found.usable, hash=np.frombuffer(found.hash.encode(), np.uint8))
                 other.flush()
@@ -75,23 +75,12 @@ class _Bits(io.BufferedWriter):
     """The file that `find` writes to; only its own trouble is told as that of the cache."""
 
     def write(self, data: Buffer, /) -> int:
-        with _explained(Path(self.name).parent):
+        with explained(Path(self.name).parent, "masks"):
             return super().write(data)
 
     def flush(self) -> None:
-        with _explained(Path(self.name).parent):
+        with explained(Path(self.name).parent, "masks"):
             super().flush()
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turns what the disk says while masks are written into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise SmallviewError(
-            f"cannot write masks to {folder}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder that can be written and has room"
-        ) from error
 
 
 def _load(bits: Path, table: Path) -> Foregrounds | None:

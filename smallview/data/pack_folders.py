@@ -137,13 +137,13 @@ def _age(folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def explained(packs: Path) -> Iterator[None]:
-    """Turns what the disk says while a pack is written into one line."""
+def explained(folder: Path, what: str = "the pack of decoded pictures") -> Iterator[None]:
+    """Turns what the disk says while something is written to a folder into one line."""
     try:
         yield
     except OSError as error:
         raise SmallviewError(
-            f"cannot write the pack of decoded pictures to {packs}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder"
+            f"cannot write {what} to {folder}: {error.strerror or error}; set SMALLVIEW_CACHE to a folder"
             " that can be written and has room"
         ) from error
 

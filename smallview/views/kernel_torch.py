@@ -105,7 +105,7 @@ def _hashed(keys: npt.NDArray[np.uint64], places: int, device: torch.device) -> 
 
 
 def normal_noise(keys: npt.NDArray[np.uint64], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """noise.normal_noise on a device, float32 [B, *shape]; equal within rounding."""
+    """The pairs of noise.normal_pair one after the other, float32 [B, *shape], on a device; equal within rounding."""
     n = math.prod(shape)
     x = _hashed(keys, (n + 1) // 2, device)
     radius = (-2.0 * ((((x >> 32) & 0xFFFFFFFF).float() + 0.5) / 4294967296.0).clamp(min=1e-12).log()).sqrt()

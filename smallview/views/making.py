@@ -23,7 +23,9 @@ _PLAIN = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
 
 
 class ViewMaker:
-    """Makes the views of a batch: the same bits for the same (seed, epoch, progress, pictures), whatever the threads or the order.
+    """Makes the views of a batch: the same for the same (seed, epoch, progress, pictures), whatever the threads or the order.
+
+    To the bit with the kernel; the torch executor rounds by the shape of the batch, some 1e-6.
 
     mean and std float [C] are the run's normalisation. foregrounds: what stands in front, for views that mask the background. mode:
     fast, one algebra for all; parity, torchvision's own semantics. executor: the compiled kernel, which cuts views from the pack

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from smallview.views.compiling import compiled
 
@@ -34,24 +33,3 @@ def normal_pair(key: Any, place: Any) -> Any:
 def noise_byte(key: Any, place: Any) -> Any:
     """One byte, all equally likely."""
     return np.uint8(_hash(~key, place) >> np.uint64(56))
-
-
-@compiled
-def _normal(keys: Any, out: Any) -> None:
-    for n in range(out.shape[0]):
-        for p in range(out.shape[1]):
-            pair = normal_pair(keys[n], p >> 1)
-            out[n, p] = pair[p & 1]
-
-
-def normal_noise(keys: npt.NDArray[np.uint64], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Standard normal noise float32 [B, *shape], a function of each picture's key alone.
-
-    Example:
-        >>> from smallview.seeds import sample_keys
-        >>> normal_noise(sample_keys(0, "doc", [1, 2]), (3, 4, 4)).shape
-        (2, 3, 4, 4)
-    """
-    out = np.empty((len(keys), int(np.prod(shape))), np.float32)
-    _normal(keys, out)
-    return out.reshape(len(keys), *shape)

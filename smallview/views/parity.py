@@ -1,4 +1,4 @@
-"""Views exactly as torchvision makes them: boxes on whole pixels, HSV hue, a clamp after each colour op, the ops in a drawn order.
+"""Views exactly as torchvision makes them: hue in HSV, a clamp after each colour op, the ops in a drawn order.
 
 What it is for: to compare with work that used torchvision, and to measure what the fast views' algebra costs (docs/speed.md). Batched,
 on any device; each op equals `torchvision.transforms.v2.functional` on float pictures in [0, 1].

@@ -163,7 +163,7 @@ def test_streams_and_undivided_sets_are_told_what_to_do(turned: bytes) -> None:
             return iter(())
 
         def __getitem__(self, i: int) -> None:
-            raise NotImplementedError
+            raise NotImplementedError  # as torch's own class of this name does
 
         def __len__(self) -> int:
             return 3
