@@ -108,9 +108,9 @@ def _is_gray(image: Image.Image) -> bool:
 
 
 def _whole(label: Any) -> int | None:
-    """A label as an int where it is one (Python's, numpy's, a tensor's), None for captions, boxes and the like."""
+    """A label as an int where it is one of 64 bits (Python's, numpy's, a tensor's), None for captions, boxes, hashes and the like."""
     try:
         value = label.item() if hasattr(label, "item") else label
     except Exception:
         return None
-    return value if isinstance(value, int) else None
+    return int(value) if isinstance(value, int) and -(2**63) <= value < 2**63 else None

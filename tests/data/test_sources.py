@@ -412,9 +412,10 @@ def test_map_style_data_sets() -> None:
         source = open_source(Set(*items))
         assert source.channels == channels and source.name == "Set" and source.fingerprint is None and not source.parallel
         assert all((source.read(i) == 9).all() and source.read(i).shape == (4, 5, channels) for i in range(2))
-    labelled = open_source(Set((colour, 1), (colour, np.int64(0)), (colour, "a cat")))
-    assert [labelled.reader(i, None)[1] for i in range(3)] == [1, 0, None]
-    assert [open_source(labelled, labels=False).reader(i, None)[1] for i in range(3)] == [None] * 3
+    labels = [1, np.int64(0), "a cat", True, np.uint64(2**64 - 1), -(2**63), 2**63]
+    labelled = open_source(Set(*[(colour, label) for label in labels]))
+    assert [labelled.reader(i, None)[1] for i in range(7)] == [1, 0, None, 1, None, -(2**63), None]
+    assert [open_source(labelled, labels=False).reader(i, None)[1] for i in range(7)] == [None] * 7
     assert open_source([colour, colour]).read(1).shape == (4, 5, 3)
 
 
