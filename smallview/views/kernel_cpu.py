@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from smallview.errors import UsageError
 from smallview.records import Foregrounds
 from smallview.views.colour import LUMA, MAPS
 from smallview.views.compiling import LANES, compiled
 from smallview.views.noise import noise_byte, normal_pair
-from smallview.views.resampling import ROWS, blur, resize, window
+from smallview.views.resampling import ROWS, blur, blur_reach, resize, window
 from smallview.views.sampling import ViewParameters, neutral
 from smallview.views.view import View, backgrounds
 
@@ -130,7 +131,7 @@ def _make(
     reach = 0
     for n in range(b):
         if factors[4, n] > 0.25:
-            reach = max(reach, min(size - 1, math.ceil(3.0 * factors[4, n])))
+            reach = max(reach, blur_reach(factors[4, n], size))
     weights, line = np.empty(2 * reach + 1, np.float32), np.zeros(across + 2 * reach, np.float32)
     padded = np.empty((size + 2 * reach) * across if reach > 0 else 0, np.float32)
     matrix, high = np.empty((3, 4), np.float32), low + scale
@@ -220,8 +221,13 @@ def make_views(
     positions `index` [B]: what stands in front, for views without background. out: an array to write into. crop_only: mask, crop and
     flip, in [0, 1], and nothing of what comes after. Shrinking averages (a triangle filter as wide as the step), enlarging interpolates
     linearly. Only C = 3 knows saturation, hue and grayscale.
+
+    Raises:
+        UsageError: parameters of another number of pictures.
     """
     b, size, channels = len(starts), drawn.size, len(mean)
+    if len(drawn.box) != b:  # compiled code would read what lies behind the arrays
+        raise UsageError(f"parameters of {len(drawn.box):,} pictures for {b:,}; wanted a row for each")
     out = np.empty((b, channels, size, size), np.float32) if out is None else out
     if b == 0:
         return out

@@ -152,11 +152,17 @@ def resize(
 
 
 @compiled
+def blur_reach(sigma: float, size: int) -> int:
+    """Taps to either side: 3 sigma, and no more than a mirror gives."""
+    return math.ceil(min(3.0 * sigma, size - 1.0))  # the least first: no whole number holds every sigma
+
+
+@compiled
 def blur(
     sigma: float, channels: int, size: int, across: int, plane: int, weights: Any, line: Any, padded: Any, out: Any
 ) -> None:
     """A Gaussian cut at 3 sigma along both axes of out, mirrored at the borders (which stand once)."""
-    reach = min(size - 1, math.ceil(3.0 * sigma))
+    reach = blur_reach(sigma, size)
     total = 0.0
     for t in range(-reach, reach + 1):
         weights[t + reach] = math.exp(-0.5 * (t / sigma) ** 2)

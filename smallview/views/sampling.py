@@ -6,7 +6,7 @@ They depend on nothing else: not on the batch, its order, the step, the number o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -35,7 +35,11 @@ class ViewParameters:
     bool [B]. brightness, contrast, saturation float64 [B]: factors, 1 is neutral. hue float64 [B]: turns. order int64 [B, 4]: which of
     brightness, contrast, saturation, hue comes first, second, ... (parity only; in fast views they commute). blur_sigma float64 [B]:
     pixels of the view, 0 is none. masked bool [B]: cut without its background. background float64 [B]: the gray of a background whose
-    gray is drawn. noise_key uint64 [B].
+    gray is drawn. noise_key uint64 [B]. Lists and numbers of other kinds become these arrays, so that what was kept as text can be
+    replayed as it was read.
+
+    Raises:
+        ValueError: rows that are not B, or numbers that were rounded on the way; named.
     """
 
     size: int
@@ -53,9 +57,29 @@ class ViewParameters:
     background: Floats
     noise_key: npt.NDArray[np.uint64]
 
+    def __post_init__(self) -> None:
+        b = len(self.box)
+        for name, kind in _KINDS.items():
+            given = getattr(self, name)
+            if isinstance(given, np.ndarray) and given.dtype.kind == "f" and kind.kind != "f":
+                raise ValueError(f"{name} is {given.dtype}, which may have lost digits; wanted {kind}")
+            array = np.asarray(given, kind)
+            wanted = (b, 4) if name in ("box", "order") else (b,)
+            if array.shape != wanted:
+                raise ValueError(f"{name} is {list(array.shape)} beside boxes of {b} pictures; wanted {list(wanted)}")
+            object.__setattr__(self, name, array)
+
     def take(self, rows: npt.NDArray[np.int64]) -> ViewParameters:
         """The parameters of some of the pictures."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "size"})
+        return replace(self, **{name: getattr(self, name)[rows] for name in _KINDS})
+
+
+_KINDS = {
+    **dict.fromkeys(("flip", "grayscale", "solarize", "masked"), np.dtype(np.bool_)),
+    **dict.fromkeys(("box", "brightness", "contrast", "saturation", "hue", "blur_sigma", "background"), np.dtype(np.float64)),
+    "order": np.dtype(np.int64),
+    "noise_key": np.dtype(np.uint64),
+}
 
 
 @compiled

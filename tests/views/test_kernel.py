@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smallview.errors import UsageError
 from smallview.views import sampling
 from smallview.views.sampling import ViewParameters
 from smallview.views.view import View
@@ -259,3 +260,23 @@ def test_the_slow_loop_reads_every_parameter(packed: Callable[..., Any], kernel:
         changed = ~value if value.dtype == bool else value + 1 if value.dtype == np.uint64 else 0.8 * value + 0.02
         after = kernel(pictures, replace(p, **{f.name: changed}), BUSY)
         assert np.abs(after - before).max((1, 2, 3)).min() > 1e-3, f.name
+
+
+def test_no_sigma_is_too_large(
+    packed: Callable[..., Any], kernel: Callable[..., np.ndarray], neutral: Callable[..., Any]
+) -> None:
+    """Parameters may come from anywhere: a whole number that overflows would be a place in memory."""
+    pictures = packed([(8, 8, 3)] * 4)
+    got = kernel(pictures, neutral(4, blur_sigma=[1e3, 1e18, 1e300, np.inf]))
+    flat = kernel(pictures, neutral(4, blur_sigma=1e4))
+    np.testing.assert_allclose(got, flat, atol=1e-5)
+    assert np.abs(flat - kernel(pictures, neutral(4))).max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 1, 2, 3, 3], []])
+def test_parameters_of_another_number_of_pictures_are_refused(
+    packed: Callable[..., Any], kernel: Callable[..., np.ndarray], neutral: Callable[..., Any], rows: list[int]
+) -> None:
+    p = neutral(4).take(np.array(rows, np.int64))
+    with pytest.raises(UsageError, match=f"parameters of {len(rows)} pictures for 4; wanted a row for each"):
+        kernel(packed([(8, 8, 3)] * 4), p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, replace
 
@@ -191,3 +192,22 @@ def test_an_op_changes_no_other_ones_draws(op: str, names: list[str]) -> None:
     for name in names:
         assert 0 < (getattr(off, name) != getattr(on, name)).sum() < 99
     same(replace(on, **{name: getattr(off, name) for name in names}), off)
+
+
+def test_parameters_read_back_as_lists_are_the_arrays_they_were() -> None:
+    p = draw(BUSY, 1, 32, [40] * 99, [60] * 99, np.arange(99), 0, 2)
+    kept = json.loads(json.dumps({f.name: np.asarray(getattr(p, f.name)).tolist() for f in fields(p)}))
+    again = ViewParameters(**kept)
+    same(p, again)
+    assert all(getattr(p, f.name).dtype == getattr(again, f.name).dtype for f in fields(p) if f.name != "size")
+    same(p, replace(p, flip=p.flip.astype(int), box=p.box.astype(np.float32), order=p.order.astype(np.int8)))
+
+
+def test_parameters_that_cannot_be_replayed_are_refused() -> None:
+    p = draw(BUSY, 1, 32, [40] * 9, [60] * 9, np.arange(9), 0, 2)
+    with pytest.raises(ValueError, match="noise_key is float64, which may have lost digits; wanted uint64"):
+        replace(p, noise_key=p.noise_key.astype(float))
+    with pytest.raises(ValueError, match=r"hue is \[8\] beside boxes of 9 pictures; wanted \[9\]"):
+        replace(p, hue=p.hue[1:])
+    with pytest.raises(ValueError, match=r"box is \[9, 3\] beside boxes of 9 pictures; wanted \[9, 4\]"):
+        replace(p, box=p.box[:, :3])
