@@ -60,8 +60,12 @@ def their_boxes(tv: Any, view: View, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("height", "width", "scale"), [(375, 500, (0.08, 1.0)), (375, 500, (0.9, 1.0)), (96, 96, (0.2, 1.0)), (32, 32, (0.08, 0.3))]
 )
-def test_boxes_are_distributed_like_torchvisions(tv: Any, height: int, width: int, scale: tuple[float, float]) -> None:
-    view = View(scale=scale)
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.9, 2.5)])
+def test_boxes_are_distributed_like_torchvisions(
+    tv: Any, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    """Ratios that are not as often wide as tall tell width over height from height over width."""
+    view = View(scale=scale, ratio=ratio)
     theirs, ours = their_boxes(tv, view, height, width), drawn(view, height, width).box.T
     for a, b in zip(ours, theirs, strict=True):  # top, left, height, width
         assert between(a, b) < HARDLY
