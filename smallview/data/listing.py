@@ -148,12 +148,9 @@ class _Walk:
             try:
                 children = list(os.scandir(os.path.join(self.root, folder)))
             except OSError as error:
-                if not folder:
-                    raise DataError(_unlistable(os.fsdecode(self.root), error)) from error
-                self.bad.append(
-                    BadFile(folder.decode("utf-8", "surrogateescape"), f"folder cannot be listed: {error.strerror}")
-                )
+                self.closed(folder, error)
                 continue
+            refused: OSError | None = None  # a folder may be read but not entered, or its disk fail at some of its files
             for child in children:
                 path = folder + b"/" + child.name if folder else child.name
                 try:
@@ -169,8 +166,17 @@ class _Walk:
                         found.append(((path, status.st_size, status.st_mtime_ns), _key(status)))
                 except FileNotFoundError:  # vanished since the folder was read
                     continue
+                except OSError as error:
+                    refused = error
+            if refused is not None:
+                self.closed(folder, refused)
         for entry, key in sorted(found):
             self.take(entry, key)
+
+    def closed(self, folder: bytes, error: OSError) -> None:
+        if not folder:
+            raise DataError(_unlistable(os.fsdecode(self.root), error)) from error
+        self.bad.append(BadFile(folder.decode("utf-8", "surrogateescape"), f"folder cannot be listed: {error.strerror}"))
 
     def link(self, path: bytes) -> None:
         try:

@@ -184,6 +184,30 @@ def test_a_closed_folder_is_named(photos: Photos, monkeypatch: pytest.MonkeyPatc
         open_source(folder)
 
 
+def test_a_folder_that_may_be_read_but_not_entered_is_named(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = photos("a.png", "closed/b.png", "closed/c.png", "open/d.png")
+    real = os.scandir
+
+    class Refused:
+        def __init__(self, entry: os.DirEntry[bytes]) -> None:
+            self.entry = entry
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.entry, name)
+
+        def stat(self, **_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(
+        os, "scandir", lambda path: [Refused(entry) if path.rstrip(b"/").endswith(b"closed") else entry for entry in real(path)]
+    )
+    source = open_source(folder)
+    assert list(source.names) == ["a.png", "open/d.png"]
+    assert [(bad.name, bad.reason) for bad in source.bad] == [("closed", "folder cannot be listed: Permission denied")]
+    with pytest.raises(DataError, match="closed cannot be listed: Permission denied"):
+        open_source(folder / "closed")
+
+
 def test_many_files_are_listed_quickly(tmp_path: Path) -> None:
     for k in range(100):
         (tmp_path / f"{k:03}").mkdir()
