@@ -54,8 +54,10 @@ class MapStyle:
                 raise BadPicture(f"mode {picture.mode} in a set whose first, middle and last pictures are gray")
             try:
                 return from_pillow(picture, self.channels)
-            except (OSError, ValueError, SyntaxError) as error:
-                raise BadPicture(" ".join(str(error).split())[:200]) from error
+            except BadPicture:
+                raise
+            except Exception as error:  # it may be opened and not decoded yet, and the decoders raise some ten classes
+                raise BadPicture(" ".join(str(error).split())[:200] or type(error).__name__) from error
         pixels = as_pixels(picture)
         if pixels.shape[2] != self.channels:
             raise BadPicture(f"{pixels.shape[2]} channels in a set whose first picture has {self.channels}")

@@ -452,6 +452,15 @@ def test_map_style_data_sets_that_fail() -> None:
     for data, message in [(Set(), "it is empty"), (Set("a", "b"), "item 1: a str"), (Set(OSError("no disk")), "no disk")]:
         with pytest.raises(DataError, match=message):
             open_source(data)
+
+    class Lazy(Image.Image):
+        def load(self) -> None:
+            raise EOFError
+
+    with pytest.raises(BadPicture, match=r"^EOFError$"):
+        lazy = Lazy()
+        lazy._size, lazy._mode = (4, 4), "RGB"
+        open_source(Set(colour, lazy, colour, colour)).read(1)
     late = open_source(Set(*[Image.new("L", (4, 4))] * 3, Image.new("RGB", (4, 4)), Image.new("L", (4, 4))))
     assert late.channels == 1
     with pytest.raises(BadPicture, match="mode RGB in a set whose first"):
