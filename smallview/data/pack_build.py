@@ -280,10 +280,11 @@ class Building:
                     self._accept(record)
                 kept = end
         ends = {data_name(k): sum(block.bytes for block in blocks) for k, blocks in enumerate(self._blocks)}
+        staying = {"lock", "journal", *foreign(self.folder)}
         for file in self.folder.iterdir():
             if file.name in ends:
                 os.truncate(file, ends[file.name])
-            elif file.name not in ("lock", "journal"):
+            elif file.name not in staying:
                 file.unlink()
         if self._blocks:
             _log.info("going on with the pack in %s behind picture %d", self.folder, self.next)

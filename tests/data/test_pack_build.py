@@ -305,6 +305,17 @@ def test_a_folder_with_a_users_file_in_it_stays(tmp_path: Path, cache: Path) -> 
     assert (folder / "notes.txt").exists()
 
 
+def test_a_users_files_in_a_half_made_pack_stay(tmp_path: Path, cache: Path, no_sample: None) -> None:
+    counted = Counted(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        _open(counted.source, cache, progress=lambda done, total: _interrupt() if done == 100 else None)
+    (half,) = (cache / "packs").glob(".building-*")
+    (half / "notes.txt").write_text("a user's")
+    (half / "folder").mkdir()
+    assert len(_open(counted.source, cache)) == N - 2
+    assert (_pack_folder(cache) / "notes.txt").read_text() == "a user's" and (_pack_folder(cache) / "folder").is_dir()
+
+
 def test_a_second_process_waits_for_the_first_and_takes_its_pack(tmp_path: Path, cache: Path, no_sample: None) -> None:
     counted = Counted(tmp_path, seconds=0.003)
     child = _fork(lambda: _open(counted.source, cache))
