@@ -186,10 +186,21 @@ def masks_in_folder(folder: Path, names: Any, threshold: float = 0.5) -> tuple[E
     A mask is gray, white on the foreground, of its picture's shape in any size.
 
     Raises:
-        DataError: masks that are missing; when asked, a mask that cannot be read. UsageError: one of another shape.
+        DataError: masks that are missing, or several for one picture; when asked, a mask that cannot be read. UsageError: one of
+            another shape.
     """
     listing = scan(folder)
-    stems = {_stem(listing.names.raw(i)): i for i in range(len(listing.names))}
+    stems: dict[bytes, int] = {}
+    twice: dict[bytes, int] = {}
+    for i, name in enumerate(_raw(listing.names)):
+        if stems.setdefault(_stem(name), i) != i:
+            twice[_stem(name)] = i
+    several = next((stem for stem in map(_stem, _raw(names)) if stem in twice), None) if twice else None
+    if several is not None:
+        one, other = (listing.names[found[several]] for found in (stems, twice))
+        raise DataError(
+            f"{one} and {other} in {folder} may both be a picture's mask; wanted one file of this name, whatever its ending"
+        )
     places = np.array([stems.get(_stem(name), -1) for name in _raw(names)], np.int64)
     lacking = np.flatnonzero(places < 0)
     if len(lacking):

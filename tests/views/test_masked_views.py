@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from smallview.data.masking import find_foregrounds, masks_of_array
+from smallview.data.masking import find_foregrounds, masks_in_folder, masks_of_array
 from smallview.data.packing import Pack, open_pack
 from smallview.data.sources import open_source
+from smallview.errors import DataError
 from smallview.presets import preset
 from smallview.records import Batch, Foregrounds
 from smallview.views.making import ViewMaker
@@ -106,3 +109,16 @@ def test_presets_mask_large_views_only(name: str) -> None:
     large = [view for view in views if view.mask_background > 0.0]
     assert large and all(view.seen_by == "both" for view in large)
     assert all(view.mask_background == 0.0 for view in views if view.seen_by == "online")
+
+
+def test_a_picture_with_two_masks_is_refused(tmp_path: Path) -> None:
+    """A photo's copy beside its mask would be taken for the mask."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name in ("photos/a.png", "masks/a.bmp", "masks/a.png", "masks/b.bmp", "masks/b.png"):
+        Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(tmp_path / name)
+    pack = open_pack(open_source(tmp_path / "photos"), short_side=None)
+    with pytest.raises(DataError, match=r"a.bmp and a.png in .*masks may both be a picture's mask; wanted one file"):
+        masks_in_folder(tmp_path / "masks", pack.names)
+    (tmp_path / "masks" / "a.png").unlink()  # b is nobody's
+    assert find_foregrounds(pack, masks_in_folder(tmp_path / "masks", pack.names)[0])[1] == 1.0
