@@ -73,6 +73,11 @@ class PathTable(Sequence[str]):
         i %= n
         return self._buffer[self._offsets[i] : self._offsets[i + 1]]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return len(self._buffer) + self._offsets.nbytes
+
     def take(self, index: npt.NDArray[np.int64]) -> PathTable:
         """The table of the paths at these positions."""
         return PathTable.of(self.raw(int(i)) for i in index)

@@ -34,6 +34,10 @@ class Store(Protocol):
         """The store of the pictures from `first` to `stop` - 1."""
         ...
 
+    def table_bytes(self) -> int:
+        """The memory that its own tables take, those of the pack aside."""
+        ...
+
     def most_bytes(self, batch_size: int, threads: int) -> int:
         """The memory that gathering the largest `batch_size` pictures takes."""
         ...
@@ -53,6 +57,10 @@ class FlatStore:
     def part(self, first: int, stop: int) -> FlatStore:
         """The same array."""
         return replace(self, starts=self.starts[first:stop])
+
+    def table_bytes(self) -> int:
+        """Where the pictures begin."""
+        return self.starts.nbytes
 
     def most_bytes(self, batch_size: int, threads: int) -> int:
         """Nothing."""
@@ -152,6 +160,10 @@ class ShardStore:
             heights=self.heights[cut],
             widths=self.widths[cut],
         )
+
+    def table_bytes(self) -> int:
+        """Where the pictures' bytes are; the sizes are the pack's."""
+        return self.shards.nbytes + self.starts.nbytes + self.lengths.nbytes
 
     def most_bytes(self, batch_size: int, threads: int) -> int:
         """The buffer, and one stored picture for each thread."""

@@ -96,12 +96,14 @@ class Pack:
         )
 
     def memory(self, batch_size: int, threads: int = 1, batches: int = 1) -> int:
-        """The bytes that a run's data hold at most: the tables, and the largest `batches` batches that may be read at a time.
+        """The bytes that a run's data hold at most: the tables, the order of two epochs, and the largest `batches` batches at a time.
 
         Pages of a mapped pack are not counted: the system takes them back when it needs them.
         """
-        tables = sum(values.nbytes for values in (self.heights, self.widths, self.index)) + 24 * len(self)
-        return tables + batches * self.store.most_bytes(batch_size, threads)
+        labels = 0 if self.labels is None else self.labels.nbytes
+        tables = sum(values.nbytes for values in (self.heights, self.widths, self.index, self.names)) + labels
+        orders = 2 * 8 * len(self)  # the next epoch's is made before the last one's goes
+        return tables + self.store.table_bytes() + orders + batches * self.store.most_bytes(batch_size, threads)
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -193,12 +195,15 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
         told = "its meta.json changed just now" if stored is None else _listed(stored)
         raise DataError(f"the pack in {folder} is damaged: {told}; open it with its source to repair it, or copy it again")
     first = shard_starts(stored.meta)[min(stored.tables)]
-    store, rows = _store(stored)
-    rows = rows[part.start - first : part.stop - first]
+    rows = _rows(stored)
+    heights, widths = rows["height"].copy(), rows["width"].copy()
+    store = _store(stored, rows, heights, widths)
+    cut = slice(part.start - first, part.stop - first)
+    rows = rows[cut]
     return Pack(
         name=folder.resolve().parent.name,
-        heights=rows["height"].copy(),
-        widths=rows["width"].copy(),
+        heights=heights[cut],
+        widths=widths[cut],
         channels=stored.meta.channels,
         names=PathTable.of(b"%d" % i for i in rows["index"].tolist()),
         labels=rows["label"].copy() if stored.meta.labelled else None,
@@ -207,7 +212,7 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
         hash=stored.meta.hash if world == 1 else _part_hash(stored.meta.hash, rank, world),
         bad=[BadFile(name, reason) for name, reason in stored.meta.bad],
         kind=stored.meta.kind,
-        store=store.part(part.start - first, part.stop - first),
+        store=store.part(cut.start, cut.stop),
     )
 
 
@@ -255,28 +260,32 @@ def _wrap(source: Source, images: Pixels) -> Pack:
     )
 
 
-def _store(stored: Stored) -> tuple[Store, Rows]:
-    """What reads the shards that were loaded, and their rows."""
-    rows = np.concatenate([stored.tables[k] for k in sorted(stored.tables)])
+def _rows(stored: Stored) -> Rows:
+    """Of the shards that were loaded."""
+    rows: Rows = np.concatenate([stored.tables[k] for k in sorted(stored.tables)])
+    return rows
+
+
+def _store(stored: Stored, rows: Rows, heights: npt.NDArray[np.int32], widths: npt.NDArray[np.int32]) -> Store:
+    """What reads the shards that were loaded."""
     shards = np.concatenate([np.full(len(stored.tables[k]), k) for k in sorted(stored.tables)])
     starts = rows["start"].copy()
     if stored.meta.kind == "raw" and len(stored.meta.shards) == 1:
         with contextlib.suppress(OSError):  # no addresses left for a map: then it is read like a large one
             # as a plain array: np.memmap would make every slice a memmap, which is slow
-            return FlatStore(np.memmap(stored.folder / data_name(0), np.uint8, "r").view(np.ndarray), starts), rows
-    sizes = rows["height"].copy(), rows["width"].copy()
-    return ShardStore(stored.files, shards, starts, rows["bytes"].copy(), *sizes, stored.meta.channels), rows
+            return FlatStore(np.memmap(stored.folder / data_name(0), np.uint8, "r").view(np.ndarray), starts)
+    return ShardStore(stored.files, shards, starts, rows["bytes"].copy(), heights, widths, stored.meta.channels)
 
 
 def _unpack(source: Source, stored: Stored) -> Pack:
-    store, rows = _store(stored)
-    index = rows["index"].copy()
+    rows = _rows(stored)
+    index, heights, widths = (rows[field].copy() for field in ("index", "height", "width"))
     stored_labels = rows["label"].copy() if stored.meta.labelled else None
     labels = stored_labels if source.labels is None else source.labels[index]
     return Pack(
         name=source.name,
-        heights=rows["height"].copy(),
-        widths=rows["width"].copy(),
+        heights=heights,
+        widths=widths,
         channels=source.channels,
         names=source.names if len(index) == len(source) else source.names.take(index),
         labels=labels,
@@ -285,7 +294,7 @@ def _unpack(source: Source, stored: Stored) -> Pack:
         hash=stored.meta.hash,
         bad=[*source.bad, *(BadFile(name, reason) for name, reason in stored.meta.bad)],
         kind=stored.meta.kind,
-        store=store,
+        store=_store(stored, rows, heights, widths),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import tracemalloc
@@ -16,6 +17,7 @@ from smallview.data import pack_build, pack_files, pack_folders, pack_kind, pack
 from smallview.data.arrays import Labels
 from smallview.data.decoding import BadPicture, Pixels, decode
 from smallview.data.listing import PathTable
+from smallview.data.loading import epoch_order
 from smallview.data.pack_coding import encode
 from smallview.data.pack_kind import pack_kind as kind_of
 from smallview.data.packing import Pack, open_pack, read_pack
@@ -275,6 +277,26 @@ def test_the_memory_stated_is_what_reading_takes(kind: str, cache: Path, small_b
     assert tracemalloc.get_traced_memory()[1] - before < 10_000  # what nobody holds any more is used again
     tracemalloc.stop()
     assert open_pack(open_source(np.zeros((9, 8, 8), np.uint8)), short_side=None).memory(5, batches=3) < 9 * 50
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_the_memory_stated_holds_the_tables(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_build, "SHARD_BYTES", 200_000)
+    n, flat = 10_000, np.zeros((8, 8, 3), np.uint8)
+
+    def opened() -> Pack:
+        names = PathTable.of(b"train/n01440764/n01440764_%06d.JPEG" % i for i in range(n))
+        source = Source("flat", names, 3, lambda i, _: (flat, None), np.zeros(n, np.int64), fingerprint="cd" * 32)
+        return open_pack(source, short_side=None, kind=kind, threads=1)
+
+    opened()  # builds it
+    tracemalloc.start()
+    pack = opened()
+    orders = [epoch_order(n, seed=0, epoch=epoch) for epoch in (0, 1)]
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(orders) == 2 and 0.8 * held <= pack.memory(0) <= 1.1 * held
 
 
 def test_the_reader_of_the_page_reads_a_pack(cache: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
