@@ -24,6 +24,13 @@ GAP, HEAD, SIDE = 4, 18, 144
 LINES, LINE, LETTER = 5, 12, 10
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LEAST_BLUR = 0.25  # pixels; fast views leave out a blur that is no wider
+# name, word, how it is written, where it does nothing; in the order of ViewParameters.order
+_OPS = (
+    ("brightness", "bright", ".2f", 1.0),
+    ("contrast", "contrast", ".2f", 1.0),
+    ("saturation", "saturation", ".2f", 1.0),
+    ("hue", "hue", "+.2f", 0.0),
+)
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
@@ -86,7 +93,8 @@ def view_grid(
                 ]
             )
             seen = "" if view.seen_by == "both" else f" {view.seen_by}"
-            titles.append(f"view {v + 1}{seen}, {p.size} px" + f", {epoch + 1}/{repeats}" * (repeats > 1))
+            # counted from 0, as in method.views.0 and in the numbers of --json
+            titles.append(f"view {v}{seen}, {p.size} px" + f", draw {epoch + 1}" * (repeats > 1))
             drawn.append({"epoch": epoch, "view": v, "seen_by": view.seen_by, **plain(p)})
     sizes = {"heights": heights.tolist(), "widths": widths.tolist()}
     masks = {} if foregrounds is None else {"usable": foregrounds.usable[chosen].tolist()}
@@ -108,6 +116,8 @@ def told(
 ) -> tuple[str, ...]:
     """What was done to picture k of a view, in a few words each; what changes nothing goes without saying. area: pixels of the picture.
 
+    The colour ops stand in the order in which they were done, where it matters (parity).
+
     Example:
         >>> from smallview.views.sampling import neutral
         >>> told(View(), neutral(np.array([[0.0, 0.0, 10.0, 5.0]]), np.array([True]), 8), 0, 100.0, masked=False)
@@ -118,10 +128,14 @@ def told(
     words = ["masked"] * masked  # first, so that no number of words cuts it off
     words += [f"{100 * height * width / area:.0f} % of area", f"ratio {width / height:.2f}"]
     words += ["flip"] * bool(p.flip[k])
-    for name, short in (("brightness", "bright"), ("contrast", "contrast"), ("saturation", "saturation"))[: 2 + coloured]:
-        words += [f"{short} {getattr(p, name)[k]:.2f}"] * bool(getattr(p, name)[k] != 1.0)
-    words += [f"hue {p.hue[k]:+.2f}"] * bool(coloured and p.hue[k] != 0.0)
-    words += ["gray"] * bool(coloured and p.grayscale[k])
+    gray = coloured and bool(p.grayscale[k])
+    # fast views are one map: in gray nothing is left of saturation and hue
+    ops = _OPS if coloured and not (gray and mode == "fast") else _OPS[:2]
+    for op in p.order[k] if mode == "parity" else range(4):
+        if op < len(ops):
+            name, short, form, idle = ops[op]
+            words += [f"{short} {getattr(p, name)[k]:{form}}"] * bool(getattr(p, name)[k] != idle)
+    words += ["gray"] * gray
     words += [f"blur {p.blur_sigma[k]:.2f} px"] * bool(p.blur_sigma[k] > (LEAST_BLUR if mode == "fast" else 0.0))
     words += ["solarized"] * bool(p.solarize[k])
     words += [f"noise {view.noise:g}"] * bool(view.noise > 0.0)
@@ -135,7 +149,7 @@ def _bytes(images: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 def _mask_cell(found: Foregrounds, i: int, pictures: Pictures, box: npt.NDArray[np.float64], size: int) -> Cell:
     """The foreground of picture i, white, cut as the picture beside it is."""
     if not found.usable[i]:
-        return Cell(np.full((size, size, 1), 210, np.uint8), ("no foreground found:", "stays whole"))
+        return Cell(np.full((size, size, 1), 210, np.uint8), ("no usable foreground:", "stays whole"))
     height, width = int(pictures.heights[i]), int(pictures.widths[i])
     bits = found.bits[found.starts[i] : found.starts[i] + -(-height * width // 8)]
     mask = np.unpackbits(bits, count=height * width).reshape(height, width)

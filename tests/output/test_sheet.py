@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from smallview import use
 from smallview.cli import main
@@ -16,6 +16,7 @@ from smallview.data.masking import find_foregrounds, masks_of_array
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import SmallviewError
+from smallview.output import sheet as sheet_module
 from smallview.output.sheet import contact_sheet, told, view_grid
 from smallview.records import Batch
 from smallview.settle import settle
@@ -45,8 +46,19 @@ def test_words_below_a_view_say_what_was_drawn_and_no_more() -> None:
         solarize=np.array([True, False]),
         masked=np.array([True, True]),
     )
-    everything = "masked, 22 % of area, ratio 2.00, flip, bright 1.25, contrast 0.80, saturation 1.10, hue -0.05, gray, blur 0.50 px, solarized"
-    assert ", ".join(told(View(noise=0.1), p, 0, 900.0, masked=True)) == f"{everything}, noise 0.1"
+    begin, end = "masked, 22 % of area, ratio 2.00, flip", "blur 0.50 px, solarized, noise 0.1"
+    colours = "bright 1.25, contrast 0.80, saturation 1.10, hue -0.05"
+    coloured = replace(p, grayscale=np.zeros(2, bool))
+    assert ", ".join(told(View(noise=0.1), coloured, 0, 900.0, masked=True)) == f"{begin}, {colours}, {end}"
+    # one map has nothing left of saturation and hue; where gray comes last, they moved the gray
+    grays = {mode: ", ".join(told(View(noise=0.1), p, 0, 900.0, masked=True, mode=mode)) for mode in ("fast", "parity")}
+    assert grays == {
+        "fast": f"{begin}, bright 1.25, contrast 0.80, gray, {end}",
+        "parity": f"{begin}, {colours}, gray, {end}",
+    }
+    turned = replace(coloured, order=np.array([[3, 1, 0, 2], [0, 1, 2, 3]]))
+    colours = "hue -0.05, contrast 0.80, bright 1.25, saturation 1.10"
+    assert ", ".join(told(View(noise=0.1), turned, 0, 900.0, masked=True, mode="parity")) == f"{begin}, {colours}, {end}"
     assert told(View(), p, 1, 900.0, masked=False) == ("100 % of area", "ratio 1.00")
 
 
@@ -57,14 +69,16 @@ def test_the_sheet_shows_foregrounds_cut_as_the_pictures_beside_them() -> None:
     pack = open_pack(open_source(data), short_side=None)
     found = find_foregrounds(pack, masks_of_array(masks, 3))[0]
     grid = view_grid(pack, (View(mask_background=0.5),), 16, rows=3, repeats=2, foregrounds=found)
-    assert grid.titles == ["picture", "foreground", "view 1, 16 px, 1/2", "view 1, 16 px, 2/2"] and grid.drawn["usable"] == [
+    assert grid.titles == ["picture", "foreground", "view 0, 16 px, draw 1", "view 0, 16 px, draw 2"] and grid.drawn[
+        "usable"
+    ] == [
         True,
         True,
         False,
     ]
     np.testing.assert_array_equal(grid.rows[0][1].pixels[..., 0] > 128, masks[0, :, 4:20])
     np.testing.assert_array_equal(grid.rows[1][1].pixels[..., 0] > 128, masks[1, :, 4:20])
-    assert grid.rows[1][1].words == ("58 % of area",) and grid.rows[2][1].words == ("no foreground found:", "stays whole")
+    assert grid.rows[1][1].words == ("58 % of area",) and grid.rows[2][1].words == ("no usable foreground:", "stays whole")
     np.testing.assert_array_equal(grid.rows[2][0].pixels, data[2, :, 4:20])
     for k, row in enumerate(grid.rows):
         for epoch in (0, 1):
@@ -162,3 +176,20 @@ def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypat
     with pytest.raises(SmallviewError, match=r"cannot write .*sheet\.png: No space left"):
         contact_sheet(grid, tmp_path / "sheet.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_words_fit_below_a_picture() -> None:
+    """Nothing that was drawn is cut off, whatever the order that the words come in."""
+    random, font = np.random.default_rng(0), ImageFont.load_default(sheet_module.LETTER)
+    for _ in range(300):
+        p = replace(
+            neutral(np.array([[0.0, 0.0, *random.uniform(60, 200, 2)]]), np.array([True]), 64),
+            **{name: random.uniform(0.6, 1.4, 1) for name in ("brightness", "contrast", "saturation")},
+            hue=random.uniform(-0.1, 0.1, 1),
+            grayscale=np.array([True]),
+            blur_sigma=random.uniform(0.3, 9.0, 1),
+            solarize=np.array([True]),
+            order=random.permutation(4)[None],
+        )
+        words = told(View(noise=0.25), p, 0, 40_000.0, masked=True, mode="parity")
+        assert ", ".join(sheet_module._lines(words, sheet_module.SIDE, font)) == ", ".join(words)
