@@ -209,7 +209,7 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
         labels=rows["label"].copy() if stored.meta.labelled else None,
         classes=None,
         index=rows["index"].copy(),
-        hash=stored.meta.hash if world == 1 else _part_hash(stored.meta.hash, rank, world),
+        hash=_part_hash(stored.meta.hash, rank, world),
         bad=[BadFile(name, reason) for name, reason in stored.meta.bad],
         kind=stored.meta.kind,
         store=store.part(cut.start, cut.stop),
@@ -315,7 +315,7 @@ def _part(n: int, rank: int, world: int) -> range:
 
 
 def _part_hash(whole: str, rank: int, world: int) -> str:
-    return hashlib.sha256(f"{whole} part {rank} of {world}".encode()).hexdigest()
+    return whole if world == 1 else hashlib.sha256(f"{whole} part {rank} of {world}".encode()).hexdigest()
 
 
 def _load(source: Source, folder: Path, read: Callable[[int], Outcome], threads: int) -> Stored | None:
