@@ -86,7 +86,7 @@ def find_foregrounds(
     n = len(pictures)
     starts, usable = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     file = io.BytesIO() if out is None else out
-    digest, at = hashlib.sha256(), 0
+    digest, at, done = hashlib.sha256(), 0, 0
     work = partial(_of_batch, pictures, estimate, area)
     with ThreadPoolExecutor(threads) as pool:
         for begin in range(0, n, _WINDOW):
@@ -99,8 +99,9 @@ def find_foregrounds(
                 file.write(bits.data)
                 digest.update(bits.data)
                 at += bits.size
-            if progress is not None:
-                progress(min(n, begin + _WINDOW), n)
+                done += len(index)
+                if progress is not None:
+                    progress(done, n)
     for part in (starts.astype("<i8"), usable):
         digest.update(part.data)
     bits = np.frombuffer(file.getvalue(), np.uint8) if isinstance(file, io.BytesIO) else np.empty(0, np.uint8)
