@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from smallview.data.decoding import Pixels
+from smallview.data.pack_files import SteadyFile
 from smallview.errors import DataError
 
 Labels = npt.NDArray[np.int64]
 _IMAGE_KEYS = ("images", "x", "arr_0")
 _LABEL_KEYS = ("labels", "y")
+MOST_LOADED = 256 * 2**20
 _WANTED = "wanted uint8 [N, H, W] or [N, H, W, C]"
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the pixels of an array lie, back to back: from byte `offset` of a file on."""
+
+    file: SteadyFile
+    offset: int
 
 
 def as_pictures(array: npt.NDArray[Any], what: str = "the array") -> Pixels:
@@ -68,13 +80,25 @@ def as_labels(labels: Any, n: int) -> tuple[Labels, tuple[str, ...] | None]:
     return values.astype(np.int64), None
 
 
-def load_npy(path: Path) -> Pixels:
-    """The pictures of a .npy file, memory-mapped. Never unpickles."""
+def load_npy(path: Path) -> tuple[Pixels, Place | None]:
+    """The pictures of a .npy file: up to 256 MiB in memory, larger ones mapped, and where they are read from. Never unpickles."""
     try:
+        file = SteadyFile(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise DataError(_broken(path, error)) from error
-    return as_pictures(array, str(path))
+    pictures = as_pictures(array, str(path))
+    if pictures.nbytes <= MOST_LOADED:
+        return pictures.copy(), None
+    return pictures, Place(file, array.offset) if is_mapped(pictures) else None
+
+
+def is_mapped(array: npt.NDArray[Any]) -> bool:
+    """Whether an array's memory is a map of a file."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    return isinstance(base, (np.memmap, mmap.mmap))
 
 
 def load_npz(path: Path) -> tuple[Pixels, Any | None]:

@@ -23,6 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from smallview.errors import DataError
+
 FORMAT = 2
 META = ("meta.json", "meta.copy.json")
 ROW = np.dtype(
@@ -174,6 +176,35 @@ class ShardFiles:
             if count == 0:
                 raise EOFError(f"the file ends at {start + done:,}")
             done += count
+
+
+class SteadyFile(ShardFiles):
+    """Reads from one file that is the user's, as long as nobody writes to it.
+
+    A map of it would end the process with a bus error once it is made shorter, and other pixels would go unseen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__([path])
+        self._path = path
+        self._handle = self._handles[0] = _open(path)
+        self._state = self._now()
+
+    def read(self, shard: int, start: int, into: memoryview) -> None:
+        """Fill `into` with the bytes from `start` on; DataError where the file was written to since it was opened."""
+        try:
+            super().read(shard, start, into)
+            why = "" if self._now() == self._state else "it was written to"
+        except (OSError, EOFError) as error:
+            why = str(error)
+        if why:
+            raise DataError(
+                f"{self._path} changed or failed while it was in use: {why}; run the same command again to be told how"
+            )
+
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self._handle)
+        return status.st_size, status.st_mtime_ns
 
 
 def load(folder: Path, threads: int = 2, pictures: range | None = None) -> Stored | None:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from smallview.data.arrays import is_mapped
 from smallview.data.decoding import Pixels
 from smallview.data.pack_coding import decode_into
 from smallview.data.pack_files import ShardFiles
@@ -34,8 +35,8 @@ class Store(Protocol):
         """The store of the pictures from `first` to `stop` - 1."""
         ...
 
-    def table_bytes(self) -> int:
-        """The memory that its own tables take, those of the pack aside."""
+    def held_bytes(self) -> int:
+        """The memory that it takes as long as it is open, the tables of the pack aside."""
         ...
 
     def most_bytes(self, batch_size: int, threads: int) -> int:
@@ -58,9 +59,9 @@ class FlatStore:
         """The same array."""
         return replace(self, starts=self.starts[first:stop])
 
-    def table_bytes(self) -> int:
-        """Where the pictures begin."""
-        return self.starts.nbytes
+    def held_bytes(self) -> int:
+        """Where the pictures begin, and the array unless it is a map."""
+        return self.starts.nbytes + (0 if is_mapped(self.pixels) else self.pixels.nbytes)
 
     def most_bytes(self, batch_size: int, threads: int) -> int:
         """Nothing."""
@@ -161,7 +162,7 @@ class ShardStore:
             widths=self.widths[cut],
         )
 
-    def table_bytes(self) -> int:
+    def held_bytes(self) -> int:
         """Where the pictures' bytes are; the sizes are the pack's."""
         return self.shards.nbytes + self.starts.nbytes + self.lengths.nbytes
 

@@ -103,7 +103,7 @@ class Pack:
         labels = 0 if self.labels is None else self.labels.nbytes
         tables = sum(values.nbytes for values in (self.heights, self.widths, self.index, self.names)) + labels
         orders = 2 * 8 * len(self)  # the next epoch's is made before the last one's goes
-        return tables + self.store.table_bytes() + orders + batches * self.store.most_bytes(batch_size, threads)
+        return tables + self.store.held_bytes() + orders + batches * self.store.most_bytes(batch_size, threads)
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -244,10 +244,17 @@ def write_bad_files(pack: Pack, path: Path) -> None:
 
 def _wrap(source: Source, images: Pixels) -> Pack:
     n, height, width, channels = images.shape
+    size = height * width * channels
+    heights, widths, starts = np.full(n, height, np.int32), np.full(n, width, np.int32), np.arange(n, dtype=np.int64) * size
+    if source.place is None:
+        store: Store = FlatStore(images.reshape(-1), starts)
+    else:
+        sizes, starts = np.full(n, size, np.int64), starts + source.place.offset
+        store = ShardStore(source.place.file, np.zeros(n, np.int64), starts, sizes, heights, widths, channels)
     return Pack(
         name=source.name,
-        heights=np.full(n, height, np.int32),
-        widths=np.full(n, width, np.int32),
+        heights=heights,
+        widths=widths,
         channels=channels,
         names=source.names,
         labels=source.labels,
@@ -256,7 +263,7 @@ def _wrap(source: Source, images: Pixels) -> Pack:
         hash=source.fingerprint or "",
         bad=[],
         kind="raw",
-        store=FlatStore(images.reshape(-1), np.arange(n, dtype=np.int64) * (height * width * channels)),
+        store=store,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from smallview.data.arrays import Labels, as_labels, as_pictures, load_npy, load_npz
+from smallview.data.arrays import Labels, Place, as_labels, as_pictures, load_npy, load_npz
 from smallview.data.datasets import MapStyle
 from smallview.data.decoding import Pixels, decode, decode_file, describe, looks_like_picture
 from smallview.data.hugging_face import image_column, is_stream, open_named, stored_pictures
@@ -35,7 +35,8 @@ class Source:
     """Pictures in a fixed order, undecoded where they are files.
 
     names [N] are relative paths ("/" between the parts) or numbers; labels int64 [N] or None, and `classes` their names or
-    None. `array` is uint8 [N, H, W, C] where the pictures are one array already. `fingerprint` changes with the pictures (None:
+    None. `array` is uint8 [N, H, W, C] where the pictures are one array already, `place` its file where it is too large to be in
+    memory. `fingerprint` changes with the pictures (None:
     only reading all of them would tell). `skipped` counts files left out quietly, `bad` names folders that could not be listed.
     `reader(i, short_side)` gives (pixels, label or None); `parallel` says whether several threads may call it at once.
     `stamps` uint64 [N] tells each picture from its earlier or later self without reading it, where files say their times.
@@ -54,6 +55,7 @@ class Source:
     bad: tuple[BadFile, ...] = ()
     parallel: bool = True
     stamps: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    place: Place | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,7 +147,8 @@ def _from_path(path: Path) -> Source:
         if path.is_dir():
             return _from_folder(path)
         if path.suffix == ".npy":
-            return _from_array(load_npy(path), path.stem, path)
+            array, place = load_npy(path)
+            return replace(_from_array(array, path.stem, path), place=place)
         if path.suffix == ".npz":
             images, numbers = load_npz(path)
             source = _from_array(images, path.stem, path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from smallview.data import pack_build, pack_files, pack_folders, pack_kind, pack_reading
+from smallview.data import arrays, pack_build, pack_files, pack_folders, pack_kind, pack_reading
 from smallview.data.arrays import Labels
 from smallview.data.decoding import BadPicture, Pixels, decode
 from smallview.data.listing import PathTable
@@ -277,7 +277,7 @@ def test_the_memory_stated_is_what_reading_takes(kind: str, cache: Path, small_b
         pack.gather(np.arange(k, k + 6))
     assert tracemalloc.get_traced_memory()[1] - before < 10_000  # what nobody holds any more is used again
     tracemalloc.stop()
-    assert open_pack(open_source(np.zeros((9, 8, 8), np.uint8)), short_side=None).memory(5, batches=3) < 9 * 50
+    assert open_pack(open_source(np.zeros((9, 8, 8), np.uint8)), short_side=None).memory(5, batches=3) < 9 * 50 + 9 * 64
 
 
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
@@ -298,6 +298,36 @@ def test_the_memory_stated_holds_the_tables(kind: str, monkeypatch: pytest.Monke
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert len(orders) == 2 and 0.8 * held <= pack.memory(0) <= 1.1 * held
+
+
+def test_a_large_npy_is_read_and_told_when_it_was_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (N, 20, 30, 3), np.uint8)
+    path = tmp_path / "set.npy"
+
+    def opened() -> Pack:
+        np.save(path, array)
+        return open_pack(open_source(path), short_side=None)
+
+    loaded = opened()
+    np.save(path, array[:3])
+    assert all(np.array_equal(a, b) for a, b in zip(loaded, array, strict=True))
+    assert loaded.memory(0) > array.nbytes
+    monkeypatch.setattr(arrays, "MOST_LOADED", array.nbytes - 1)
+    pack = opened()
+    assert pack.hash == loaded.hash and pack.memory(8) < array.nbytes // 2 and len(pack.part(1, 3)) == 13
+    assert all(np.array_equal(a, b) for a, b in zip(pack, array, strict=True))
+    index = [30, 2, 2, 39]
+    assert all(np.array_equal(a, array[i]) for a, i in zip(_gathered(pack, index, 3), index, strict=True))
+    assert np.array_equal(pack.part(1, 3)[0], array[13])
+    np.save(tmp_path / "other.npy", array[::-1])
+    os.replace(tmp_path / "other.npy", path)  # which leaves the open one as it is
+    assert np.array_equal(pack[7], array[7])
+    for change, why in ((array[:3], "the file ends at"), (array[::-1], "it was written to")):
+        pack = opened()
+        np.save(path, change)
+        os.utime(path, (1, 1))
+        with pytest.raises(DataError, match=rf"set\.npy changed or failed while it was in use: {why}.*; run the same command"):
+            pack.gather(np.array([N - 1]))
 
 
 def test_the_reader_of_the_page_reads_a_pack(cache: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:

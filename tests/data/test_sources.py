@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from smallview.data import arrays
 from smallview.data.decoding import BadPicture
 from smallview.data.listing import PathTable, scan
 from smallview.data.sources import open_source
@@ -291,12 +292,18 @@ def test_arrays_are_views(tmp_path: Path) -> None:
     assert open_source(source) is source
 
 
-def test_npy_is_memory_mapped_and_npz_has_labels(tmp_path: Path) -> None:
+def test_large_npy_is_memory_mapped_and_npz_has_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     np.save(tmp_path / "set.npy", array)
-    source = open_source(tmp_path / "set.npy")
-    assert source.name == "set" and np.array_equal(source.array, array)
-    assert source.fingerprint == open_source(array).fingerprint and not source.array.flags.owndata
+    for most in (array.nbytes, array.nbytes - 1):
+        monkeypatch.setattr(arrays, "MOST_LOADED", most)
+        source = open_source(tmp_path / "set.npy")
+        assert source.name == "set" and np.array_equal(source.array, array)
+        assert source.fingerprint == open_source(array).fingerprint
+        assert arrays.is_mapped(source.array) == (source.place is not None) == (most < array.nbytes)
+    np.save(tmp_path / "turned.npy", np.asfortranarray(array))
+    source = open_source(tmp_path / "turned.npy")
+    assert np.array_equal(source.array, array) and not arrays.is_mapped(source.array) and source.place is None
     for keys in ({"images": array, "labels": np.arange(6)}, {"x": array, "y": np.arange(6)}):
         np.savez(tmp_path / "pair.npz", **keys)
         source = open_source(str(tmp_path / "pair.npz"))
