@@ -66,6 +66,10 @@ class View:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted a number from 0 to 10")
         if not 0.0 <= self.hue <= 0.5:
             raise ValueError(f"hue is {self.hue}; wanted a number from 0 to 0.5 turns")
+        for name in ("scale", "ratio", "blur_sigma"):
+            pair = getattr(self, name)
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise ValueError(f"{name} is {pair}; wanted two numbers, (smallest, largest)")
         if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
             raise ValueError(f"scale is {self.scale}; wanted (smallest, largest) part of the area, within 0 to 1")
         if not 0.05 <= self.ratio[0] <= self.ratio[1] <= 20.0:
