@@ -34,6 +34,7 @@ Rows = npt.NDArray[np.void]
 Kind = Literal["raw", "jpeg"]
 _MOST_META = 2**28
 _PIECE = 2**20
+_PREADV = hasattr(os, "preadv")
 _MOST_OPEN = 256  # files; common limits are 256 (macOS) and 1,024 (Linux) for everything that a process does
 
 
@@ -149,10 +150,12 @@ class ShardFiles:
 
     def read(self, shard: int, start: int, into: memoryview) -> None:
         """Fill `into` with the bytes from `start` on; OSError, or EOFError where the file ends before."""
-        with self._lock:
-            handle = self._handles.get(shard)
-            if handle is None and len(self._handles) < _MOST_OPEN:
-                handle = self._handles[shard] = _open(self._paths[shard])
+        handle = self._handles.get(shard)
+        if handle is None:
+            with self._lock:
+                handle = self._handles.get(shard)  # another thread's, by now
+                if handle is None and len(self._handles) < _MOST_OPEN:
+                    handle = self._handles[shard] = _open(self._paths[shard])
         if handle is not None:
             self._fill(handle, start, into)
             return
@@ -165,8 +168,8 @@ class ShardFiles:
     def _fill(self, handle: int, start: int, into: memoryview) -> None:
         done = 0
         while done < len(into):
-            if hasattr(os, "preadv"):
-                count = os.preadv(handle, [into[done:]], start + done)
+            if _PREADV:
+                count = os.preadv(handle, [into[done:] if done else into], start + done)
             else:  # Windows has no reading at a place
                 with self._lock:
                     os.lseek(handle, start + done, os.SEEK_SET)

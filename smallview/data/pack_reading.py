@@ -123,9 +123,13 @@ class ShardStore:
         starts = np.concatenate([np.zeros(1, np.int64), ends])
         buffer = self.buffers.take(int(starts[-1]))
 
+        # numbers of Python's own at once: taken one by one from arrays they cost more than reading a small picture
+        chosen, places = index.tolist(), starts.tolist()
+        shards, begins, lengths = (values[index].tolist() for values in (self.shards, self.starts, self.lengths))
+
         def fill(some: range) -> None:
             for k in some:
-                self._read(int(index[k]), buffer[starts[k] : starts[k + 1]])
+                self._read(chosen[k], buffer[places[k] : places[k + 1]], shards[k], begins[k], lengths[k])
 
         n = len(index)
         if threads <= 1 or n <= 1:
@@ -135,8 +139,7 @@ class ShardStore:
             list(_pool(threads, os.getpid()).map(fill, (range(k, min(k + size, n)) for k in range(0, n, size))))
         return buffer, starts[:-1][inverse]
 
-    def _read(self, i: int, out: Pixels) -> None:
-        shard, start, length = int(self.shards[i]), int(self.starts[i]), int(self.lengths[i])
+    def _read(self, i: int, out: Pixels, shard: int, start: int, length: int) -> None:
         try:
             if length == len(out):
                 self.files.read(shard, start, out.data)
