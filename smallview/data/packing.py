@@ -31,6 +31,7 @@ from smallview.data.pack_reading import FlatStore, ShardStore, Store
 from smallview.data.pack_repair import repair
 from smallview.data.sources import Source
 from smallview.errors import DataError, SmallviewError, UsageError
+from smallview.settings.fitting import printable
 
 MOST_BAD_FILES = 10
 MOST_BAD_SHARE = 0.01
@@ -406,8 +407,3 @@ def _refuse_too_many(bad: list[BadFile], total: int) -> None:
         "not one is left" if len(bad) == total else f"more than {MOST_BAD_FILES} and more than {MOST_BAD_SHARE:.0%} is too many"
     )
     raise DataError(f"{len(bad):,} of {total:,} pictures unreadable, e.g. {examples}; {rule}: repair, replace or remove them")
-
-
-def printable(name: str) -> str:
-    """A file name that is safe on a terminal and in one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
