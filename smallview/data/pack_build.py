@@ -40,13 +40,17 @@ _log = logging.getLogger("smallview.data")
 class Building:
     """A pack being written. Leaving the block by an error removes every trace; after a kill or an interruption the next one goes on.
 
-    next: the position in the source to go on from. waited: whether another process was making the same pack until now.
+    rooted: whether the family is one root's. next: the position in the source to go on from. waited: whether another process was
+    making the same pack until now.
     Without a fingerprint there is nothing to know the pictures by, and each build begins anew.
     """
 
-    def __init__(self, packs: Path, family: str, fingerprint: str | None, kind: Kind, channels: int) -> None:
+    def __init__(
+        self, packs: Path, family: str, fingerprint: str | None, kind: Kind, channels: int, *, rooted: bool = False
+    ) -> None:
         self._packs, self._family, self._kind, self._channels = packs, family, kind, channels
         self._key = None if fingerprint is None else fingerprint[:32]
+        self._rooted = rooted
         self.waited = False
         self._finished = False
         self.next = 0
@@ -71,7 +75,7 @@ class Building:
     def __enter__(self) -> Building:
         with explained(self._packs):
             self._packs.mkdir(parents=True, exist_ok=True)
-            sweep(self._packs, self._family, self._key or "")
+            sweep(self._packs, self._family, self._key or "", rooted=self._rooted)
             self.folder, self._lock = self._claim()
             self._data: IO[bytes] | None = None
             self._journal: IO[bytes] | None = None

@@ -75,16 +75,17 @@ def discard_others(target: Path, packs: Path) -> None:
                 discard(folder, packs)
 
 
-def sweep(packs: Path, family: str = "", key: str = "", *, all_dead: bool = False) -> None:
-    """Remove what dead builders left and nobody will go on with: of this family under another key, of no key, or over a week old.
+def sweep(packs: Path, family: str = "", key: str = "", *, rooted: bool = False, all_dead: bool = False) -> None:
+    """Remove what dead builders left and nobody will go on with: of no key, or over a week old.
 
-    all_dead: everything that a dead builder left but for this very pack.
+    rooted: also of this family under another key, which are the same root's pictures before they changed; without a root they may
+    be other pictures of that name. all_dead: everything that a dead builder left but for this very pack.
     """
     for folder in packs.glob(f"{BUILDING}*"):
         named = _RESUMABLE.fullmatch(folder.name)
         if named is not None and (named["family"], named["key"]) == (family, key):
             continue
-        if named is None or named["family"] == family or all_dead or _age(folder) > _KEPT:
+        if named is None or (rooted and named["family"] == family) or all_dead or _age(folder) > _KEPT:
             _remove_dead(folder)
 
 

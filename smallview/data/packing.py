@@ -378,7 +378,8 @@ def _build(
 ) -> Path:
     total = len(source)
     read = coder(source, short_side, kind)
-    with Building(packs, family, source.fingerprint, kind, source.channels) as building:
+    rooted = source.root is not None
+    with Building(packs, family, source.fingerprint, kind, source.channels, rooted=rooted) as building:
         if building.waited and source.fingerprint is not None:
             folder = packs / family / source.fingerprint[:32]
             stored = load(folder, threads)

@@ -269,13 +269,18 @@ def test_a_build_with_other_settings_or_an_old_one_goes(tmp_path: Path, cache: P
     def building() -> int:
         return len(list(packs.glob(".building-*")))
 
-    with pytest.raises(KeyboardInterrupt):
-        _open(counted.source, cache, **stop)
-    with pytest.raises(KeyboardInterrupt):
-        _open(counted.source, cache, "jpeg", **stop)
-    assert building() == 2  # two packs, each of which may be wanted
+    rooted = replace(counted.source, root=tmp_path)
+    for source, kind in ((rooted, "raw"), (rooted, "jpeg"), (counted.source, "raw")):
+        with pytest.raises(KeyboardInterrupt):
+            _open(source, cache, kind, **stop)
+    assert building() == 3  # packs each of which may be wanted
+    _open(replace(rooted, fingerprint="cd" * 32), cache)
+    assert building() == 2  # its pictures have changed
     _open(replace(counted.source, fingerprint="cd" * 32), cache)
-    assert building() == 1  # its pictures have changed
+    assert building() == 2  # these may be others, the first ones of another list or split of the same name
+    counted.take()
+    _open(counted.source, cache)
+    assert building() == 1 and len(counted.take()) < N - 90
     (left,) = packs.glob(".building-*")
     (left / "mine.txt").write_text("a user's")
     long_ago = time.time() - 8 * 86400
