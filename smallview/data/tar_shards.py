@@ -329,7 +329,10 @@ def _between(first: int, last: int) -> range:
 
 def _bytes_at(file: BinaryIO, position: int, size: int) -> bytes:
     file.seek(position)
-    return file.read(size)
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):  # file systems over a network may give less at a time
+        data += more
+    return data
 
 
 def _state(file: BinaryIO) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smallview.data import tar_shards
 from smallview.data.decoding import BadPicture, decode
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
@@ -202,6 +203,20 @@ def test_what_cannot_be_meant_is_told_in_one_line(tmp_path: Path, noise: Callabl
 def test_braces() -> None:
     assert [str(path) for path in expand("a{8..10}-{1..0}.tar")] == [f"a{n}-{k}.tar" for n in (8, 9, 10) for k in (1, 0)]
     assert expand("{a..b}/plain.tar") == [Path("{a..b}/plain.tar")]
+
+
+def test_a_file_system_that_gives_less_than_was_asked_for(
+    tmp_path: Path, noise: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(100, size or 0))
+
+    path = write_shard(tmp_path / "a.tar", [(f"{k}.png", noise(k)) for k in range(4)])
+    monkeypatch.setattr(tar_shards, "open", lambda path, *_, **__: Slow(path), raising=False)
+    source = open_source(path)
+    assert len(source) == 4 and not source.bad
+    assert all(np.array_equal(source.read(i), decode(noise(i))) for i in range(4))
 
 
 def test_a_cut_shard_loses_only_what_is_gone(tmp_path: Path, noise: Callable[..., bytes]) -> None:
