@@ -4,10 +4,11 @@
     python benchmarks/gpu.py --device cpu --batch-size 8 --size 32 --pictures 64 --rounds 1 --steps 1    # the same in miniature
 
 Per encoder, size and batch, everything in the format that training takes (bfloat16 where the GPU has it), pictures resident as uint8:
-`views` is the time between two events around the making of both views, `step` around a whole step on resident tensors, `passes` around
-the encoder's forward and backward pass alone, from which `views a second` follows. `share` is views over views and step, as if nothing
-overlapped; `loop` is what the real loop loses to the same loop on resident tensors, 1 - real / resident, which counts the loader too.
-On a CPU a clock stands in for the events, which tests this script and tells nothing of a GPU.
+`views` is the time between two events around the making of both views, by the executor that a run takes and by torch's own operations;
+`step` around a whole step on resident tensors, `passes` around the encoder's forward and backward pass alone, from which `views a second`
+follows. `share` is views over views and step, as if nothing overlapped; `loop` is what the real loop loses to the same loop on resident
+tensors, 1 - real / resident, which counts the loader too. `graph` is the real loop's speed with passes as CUDA graphs over its speed
+without. On a CPU a clock stands in for the events, which tests this script and tells nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from step import ENCODERS, Bench
 from smallview.data.loading import batches
 from smallview.training.loop import train_step
 from smallview.training.precision import choose_device
+from smallview.views.making import ViewMaker
 
+NAMES = ("torch", "views", "step", "passes", "real", "resident", "graph")
 SIZES, BATCHES, GOAL_SHARE, GOAL_VIEWS = (32, 64, 96, 128, 224), (256, 1024, 4096), 0.02, 100_000
 
 
@@ -52,12 +55,15 @@ def measure(encoder: str, size: int, batch: int, given: argparse.Namespace, devi
     """One row: medians over the rounds."""
     count = max(given.pictures, batch)
     pictures = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    torch.backends.cudnn.benchmark = given.cudnn_benchmark
     bench = Bench(encoder, size, batch, torch.get_num_threads(), None, pictures, device.type)
     assert bench.preset is not None
     method, order = bench.preset.method, batches(len(bench.pack), batch, 0, 0, 10**9)
     resident = bench.resident[1]
     both = torch.cat([view.images for view in resident]).contiguous(memory_format=bench.precision.memory_format)
     net = bench.state.networks.online.encoder
+    recorded = Bench(encoder, size, batch, torch.get_num_threads(), None, pictures, device.type, graph=True)
+    torch_maker = ViewMaker(bench.pack, method.views, size, [0.5] * 3, [0.25] * 3, 0, device, executor="torch")
 
     def step() -> None:
         train_step(
@@ -71,23 +77,31 @@ def measure(encoder: str, size: int, batch: int, given: argparse.Namespace, devi
         net.zero_grad(set_to_none=True)
 
     bench.state.networks.train()
-    found: dict[str, list[float]] = {name: [] for name in ("views", "step", "passes", "real", "resident")}
+    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    for each in (bench, recorded):
+        each.run(given.steps, True)  # kernels are compiled and chosen, graphs recorded
     for _ in range(given.rounds):
+        found["torch"].append(seconds(lambda: torch_maker(next(order)), given.steps, device))
         found["views"].append(seconds(lambda: bench.maker(next(order)), given.steps, device))
         found["step"].append(seconds(step, given.steps, device))
         found["passes"].append(seconds(passes, given.steps, device))
         found["real"].append(bench.run(given.steps, True))
         found["resident"].append(bench.run(given.steps, False))
+        found["graph"].append(recorded.run(given.steps, True))
     middle = {name: statistics.median(values) for name, values in found.items()}
     return {
         "encoder": encoder,
         "size": size,
         "batch_size": batch,
         "format": bench.precision.dtype,
+        "executor": bench.maker.executor,
+        "torch_ms": 1e3 * middle["torch"],
         "views_ms": 1e3 * middle["views"],
         "step_ms": 1e3 * middle["step"],
         "share": statistics.median(v / (v + s) for v, s in zip(found["views"], found["step"], strict=True)),
         "loop": statistics.median(1 - a / b for a, b in zip(found["real"], found["resident"], strict=True)),
+        "graph": statistics.median(a / b for a, b in zip(found["graph"], found["real"], strict=True)),
+        "images_a_second": middle["real"],
         "views_a_second": len(both) / middle["passes"],
         "rounds": found,
     }
@@ -95,16 +109,20 @@ def measure(encoder: str, size: int, batch: int, given: argparse.Namespace, devi
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
-    heads = ("encoder", "size", "batch", "format", "views, ms", "step, ms", "share", "loop", "views a second, fwd + bwd")
+    heads = (
+        *("encoder", "size", "batch", "format", "views by torch, ms", "views, ms", "step, ms", "share", "loop", "graph"),
+        *("images a second, training", "views a second, fwd + bwd"),
+    )
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in rows:
         start = f"| {row['encoder']} | {row['size']} | {row['batch_size']} |"
         if "left_out" in row:
-            lines.append(f"{start} {row['left_out']} |" + " |" * 5)
+            lines.append(f"{start} {row['left_out']} |" + " |" * 8)
             continue
         shares = f"{row['share']:.1%} | {row['loop']:.1%}"
-        times = f"{row['format']} | {row['views_ms']:.2f} | {row['step_ms']:.2f}"
-        lines.append(f"{start} {times} | {shares} | {row['views_a_second']:,.0f} |")
+        times = f"{row['format']} | {row['torch_ms']:.2f} | {row['views_ms']:.2f} | {row['step_ms']:.2f}"
+        speeds = f"{row['graph']:.2f} | {row['images_a_second']:,.0f} | {row['views_a_second']:,.0f}"
+        lines.append(f"{start} {times} | {shares} | {speeds} |")
     return "\n".join(lines)
 
 
@@ -118,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="steps of a segment")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms first")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
     given = parser.parse_args(argv)
     device = choose_device(given.device)

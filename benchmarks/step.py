@@ -33,12 +33,12 @@ from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe
 from smallview.networks.online_target import Networks
-from smallview.parts import DEPTH, SLOTS
+from smallview.parts import DEPTH, views_ahead
 from smallview.presets import Preset, preset
 from smallview.records import Batch, ViewBatch
+from smallview.training.graphs import Graphs
 from smallview.training.loop import StepReport, TrainState, train
 from smallview.training.precision import cpu_flags, fixed_rule, keep_big_blocks
-from smallview.training.prefetch import ahead
 from smallview.views.making import ViewMaker
 
 ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small", "three_convolutions")
@@ -73,6 +73,7 @@ class Bench:
     pictures: npt.NDArray[np.uint8] | None = None
     device_name: str = "cpu"
     stem: str = "auto"
+    graph: bool = False
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.threads)
@@ -85,6 +86,8 @@ class Bench:
         net, config = encoder_of(self.name, self.size, self.stem)
         method = self.preset.method
         networks = Networks(net, config.features, method.heads, method.target)
+        if self.graph:
+            networks.passes = Graphs()
         self.precision = fixed_rule(net, self.device, cpu_flags())
         self.precision.place(networks, self.device)
         self.state = TrainState(networks, self.preset.optimizer.build(networks, self.device), {})
@@ -123,7 +126,7 @@ class Bench:
                 yield self.resident
         start = self.state.step
         order = batches(len(self.pack), self.batch_size, 0, start, start + 10**6)
-        yield from ahead(self.maker.into_slots(SLOTS), order, DEPTH)
+        yield from views_ahead(self.maker, order)
 
 
 def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, seconds: float) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class RunConfig:
     preset: the name that `method` and `optimizer` come from. size: pixels of a view's side. pack: how pictures are kept once decoded,
     `raw` pixels or `jpeg`; `auto` is the rule of data/pack_kind.py. augmentation: `fast` views, or `parity` with torchvision's own
     semantics. epochs or minutes say how long; steps is what they came to. save_every: seconds between checkpoints. layout, dtype:
-    `auto` is the fixed rule. masks: what is foreground, for views that mask the background.
+    `auto` is the fixed rule. execution: `eager`, or `graph` for passes as CUDA graphs. masks: what is foreground, for views that
+    mask the background.
 
     Raises:
         ValueError: a number outside its range, named.
@@ -55,6 +56,7 @@ class RunConfig:
     probe: bool
     layout: str
     dtype: str
+    execution: str
     pack: str
     augmentation: str
     steps: int | None
@@ -86,6 +88,7 @@ class RunConfig:
             ("device", ("auto", "cpu", "cuda", "mps")),
             ("layout", ("auto", "channels_first", "channels_last")),
             ("dtype", ("auto", "float32", "bfloat16")),
+            ("execution", ("eager", "graph")),
             ("pack", ("auto", "raw", "jpeg")),
             ("augmentation", ("fast", "parity")),
         ):
@@ -188,6 +191,7 @@ def resolve_config(
         probe=False,
         layout="auto",
         dtype="auto",
+        execution="eager",
         pack="auto",
         augmentation="fast",
         steps=None,
@@ -209,6 +213,7 @@ def resolve_config(
         "probe": "the fixed rule",
         "layout": "fixed rule of encoder, device and CPU",
         "dtype": "fixed rule of encoder, device and CPU",
+        "execution": "graph launches a GPU's passes at once; worth it for small nets",
         "pack": "pixels up to 96 px or 8 GiB, else JPEGs",
         "augmentation": "views in one pass; parity has torchvision's order and clamps",
         "masks": "for views that mask the background",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import fmean, median_high
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smallview import collectives
 from smallview.config import RunConfig, steps_per_epoch
 from smallview.data.loading import batches, channel_statistics
 from smallview.data.packing import Pack
@@ -23,10 +25,12 @@ from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive
+from smallview.training.graphs import Graphs
 from smallview.training.loop import StepReport, TrainState, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
 from smallview.training.prefetch import ahead
 from smallview.views.making import ViewMaker
+from smallview.views.streams import OnStream
 from smallview.views.view import View
 
 WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
@@ -52,7 +56,7 @@ class Parts:
         """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead."""
         config = self.config
         order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
-        return ahead(self.maker.into_slots(SLOTS), order, DEPTH)
+        return views_ahead(self.maker, order)
 
     def memory(self) -> int:
         """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
@@ -61,6 +65,14 @@ class Parts:
     def lr(self) -> Schedule:
         """The learning rate of the run: up, then down within it."""
         return learning_rate(self.config.optimizer, self.config.batch_size)
+
+
+def views_ahead(maker: ViewMaker, order: Iterable[Batch]) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
+    """(Batch, views) in order; a few steps' views are made before they are asked for, in a thread."""
+    on_stream = OnStream(maker, SLOTS)
+    with closing(ahead(on_stream.make, order, DEPTH)) as made:
+        for batch, views in made:
+            yield batch, on_stream.take(views)
 
 
 def build(
@@ -100,11 +112,21 @@ def build(
     ):
         say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
 
+    if config.execution == "graph":
+        if device.type != "cuda":
+            raise UsageError(f"execution is graph and the device {device}; wanted eager there, or --device cuda")
+        if collectives.world() > 1:
+            raise UsageError(
+                f"execution is graph with {collectives.world()} processes, whose BatchNorm speaks to the others; wanted eager"
+            )
+
     def fresh(precision: Precision) -> TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "heads"))
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target)
         synchronize(networks)
+        if config.execution == "graph":
+            networks.passes = Graphs()
         precision.place(networks, device)
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
         return TrainState(networks, config.optimizer.build(networks, device), bank)
@@ -183,7 +205,7 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
     train(
         trial,
         config.method,
-        ahead(parts.maker.into_slots(SLOTS), trial_batches(parts), DEPTH),
+        views_ahead(parts.maker, trial_batches(parts)),
         total_steps=count,
         lr=0.0,
         seed=config.seed,

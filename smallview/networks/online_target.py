@@ -6,7 +6,7 @@ Legend: V online views, L target views, B images, D embedding dimensions, M fixe
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,27 +88,41 @@ class Branch(nn.Module):
         return embeddings
 
 
-def _embed(branch: Branch, images: dict[int, Tensor]) -> dict[int, Tensor]:
+Passes = Callable[[nn.Module, Tensor], Tensor]
+
+
+def plain(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x): what passes are where nothing else is asked for."""
+    out: Tensor = module(x)
+    return out
+
+
+def _embed(branch: Branch, images: dict[int, Tensor], passes: Passes) -> dict[int, Tensor]:
     """Embeddings of images by number, one encoder call per size."""
     by_size: dict[int, list[int]] = {}
     for number, x in images.items():
         by_size.setdefault(x.shape[-1], []).append(number)
     out: dict[int, Tensor] = {}
     for group in by_size.values():
-        stacked = branch(torch.cat([images[number] for number in group]))
+        stacked = passes(branch, torch.cat([images[number] for number in group]))
         out.update(zip(group, stacked.split([len(images[number]) for number in group]), strict=True))
     return out
 
 
 class Networks(nn.Module):
-    """Online encoder, projector and predictor, with their target; calling it embeds the views of a batch."""
+    """Online encoder, projector and predictor, with their target; calling it embeds the views of a batch.
+
+    passes: how a network is called, `plain` or as CUDA graphs (training/graphs.py).
+    """
+
+    passes: Passes
 
     def __init__(self, encoder: nn.Module, features: int, heads: Heads, target: Target) -> None:
         super().__init__()
         self.online = Branch(encoder, heads.projector.build(features))
         self.predictor = None if heads.predictor is None else heads.predictor.build(heads.projector.out)
         self.target: Branch | None = None
-        self.rule = target
+        self.rule, self.passes = target, plain
         if isinstance(target, Momentum):
             self.target = copy.deepcopy(self.online).requires_grad_(False)
 
@@ -129,9 +143,9 @@ class Networks(nn.Module):
                 fixed = F.interpolate(fixed, size=like.shape[-2:], mode="bilinear", antialias=True)
             target_images[FIXED] = fixed.to(like).contiguous(memory_format=_layout(like))
         if self.target is None:
-            keys = projected = _embed(self.online, online_images | target_images)
+            keys = projected = _embed(self.online, online_images | target_images, self.passes)
         else:
-            projected = _embed(self.online, online_images)
+            projected = _embed(self.online, online_images, self.passes)
             keys = self._target_embeddings(self.target, target_images)
         online = torch.stack([projected[v] for v in online_views])  # [V, B, D]
         target = torch.stack([keys[v] for v in target_views])  # [L, B, D]
@@ -139,7 +153,7 @@ class Networks(nn.Module):
         if isinstance(self.rule, Shared) and self.rule.stop_gradient:
             target, patches = target.detach(), None if patches is None else patches.detach()
         if self.predictor is not None:
-            online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
+            online = self.passes(self.predictor, online.flatten(0, 1)).unflatten(0, online.shape[:2])
         return Embedded(online, target, online_views, target_views, patches)
 
     @torch.no_grad()
@@ -147,7 +161,7 @@ class Networks(nn.Module):
         own = not isinstance(self.rule, Momentum) or self.rule.buffers == "own"
         # statistics that are copied or averaged must not move by the target's own passes as well
         kept = [] if own else [buffer.clone() for buffer in target.buffers()]
-        keys = _embed(target, images)
+        keys = _embed(target, images, self.passes)
         for buffer, value in zip(target.buffers(), kept, strict=False):
             buffer.copy_(value)
         return keys

@@ -5,6 +5,7 @@ Legend: B images, D embedding dimensions; progress in [0, 1].
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from smallview.records import Batch, ViewBatch
 from smallview.schedules import Schedule, resolve
 from smallview.seeds import derive
 from smallview.training.precision import Precision
-from smallview.training.watch import feature_spread, gradients_finite
+from smallview.training.watch import feature_spread, gradient_size
 
 MOST_SKIPPED = 3
 
@@ -103,22 +104,33 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     buffers = list(state.networks.buffers())
-    kept = [buffer.clone() for buffer in buffers]  # one NaN in a running average would stay there for good
+    kept = [torch.empty_like(buffer) for buffer in buffers]
+    with torch.no_grad():
+        _copy(kept, buffers)  # one NaN in a running average would stay there for good
     with precision.autocast(device):
         loss, losses, bank, embeddings = compute_loss(method, state.networks, state.bank, views, progress, (seed, state.step))
     loss.backward()
-    finite = bool(torch.isfinite(loss)) and gradients_finite(state.networks.parameters())
+    # everything that is told comes back at once: a GPU waits for Python as often as it is asked
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    size = gradient_size(state.networks.parameters(), device)
+    value, slope, *terms = torch.stack([x.detach().to(exact) for x in (loss, size, *losses.values())]).tolist()
+    finite = math.isfinite(value) and math.isfinite(slope)
     if finite:
         state.optimizer.step()
         state.networks.follow(progress, total_steps)
         state.bank = bank
     else:
         with torch.no_grad():
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+            _copy(buffers, kept)
     state.optimizer.zero_grad(set_to_none=True)
     spread = feature_spread(embeddings.online[0].detach()) if look else None
-    return float(loss.detach()), {name: float(value.detach()) for name, value in losses.items()}, spread, finite
+    return value, dict(zip(losses, terms, strict=True)), spread, finite
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    """Tensor by tensor, in few launches."""
+    if to:
+        torch._foreach_copy_(to, source)
 
 
 def train(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
+MAKING = threading.Lock()  # held while something is made ahead
 From = TypeVar("From")
 To = TypeVar("To")
 
 
-def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> Iterator[tuple[From, To]]:
+def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> Generator[tuple[From, To], None, None]:
     """(item, make(item)) in order, made up to `depth` items ahead in one thread; errors come out where the item would.
 
     Example:
@@ -33,7 +34,9 @@ def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> 
     def work() -> None:
         try:
             for item in items:
-                if not put((item, make(item))):
+                with MAKING:
+                    made = make(item)
+                if not put((item, made)):
                     return
             put(None)
         except BaseException as error:

@@ -30,10 +30,10 @@ def feature_spread(embeddings: Tensor) -> float:
 
 
 @torch.no_grad()
-def gradients_finite(parameters: Iterable[Tensor]) -> bool:
-    """Whether every gradient is finite."""
+def gradient_size(parameters: Iterable[Tensor], device: torch.device | None = None) -> Tensor:
+    """The sum of every gradient's Euclidean norm, a scalar on their device; not finite where any of them is not."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum())) if grads else True
+    return torch.stack(torch._foreach_norm(grads)).sum() if grads else torch.zeros((), device=device)
 
 
 @dataclass

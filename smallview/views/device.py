@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smallview.records import Foregrounds, Pictures
 from smallview.views.compiling import compiled
+from smallview.views.kernel_torch import to_device
 
 CHUNK = 2**28
 MOST_PADDING = 4
@@ -89,7 +90,7 @@ class DevicePictures:
     def images(self, index: npt.NDArray[np.int64]) -> Tensor:
         """Uint8 [B, C, H, W] of the pictures at these positions."""
         if self.kept is not None:
-            return self.kept[torch.from_numpy(index).to(self.device)]
+            return self.kept[to_device(index, self.device)]
         heights, widths, channels = self.pictures.heights[index], self.pictures.widths[index], self.pictures.channels
         if not len(index):
             return torch.empty(0, channels, 1, 1, dtype=torch.uint8, device=self.device)
@@ -98,7 +99,7 @@ class DevicePictures:
         if bool((heights == tall).all() and (widths == wide).all()):
             return flat.view(len(index), tall, wide, channels).permute(0, 3, 1, 2)
         sizes = heights.astype(np.int64) * widths * channels
-        start = torch.from_numpy(np.cumsum(sizes) - sizes).to(self.device)[:, None, None, None]
+        start = to_device(np.cumsum(sizes) - sizes, self.device)[:, None, None, None]
         channel = torch.arange(channels, device=self.device)[None, :, None, None]
         place = start + pixel_numbers(widths, tall, wide, self.device)[:, None] * channels + channel
         return flat[place.clamp(max=len(flat) - 1)]
@@ -110,16 +111,16 @@ class DevicePictures:
         lengths = (self.pictures.heights[index].astype(np.int64) * widths + 7) // 8
         most = int(lengths.max())
         places = np.minimum(f.starts[index][:, None] + np.arange(most)[None], len(f.bits) - 1)
-        packed = torch.from_numpy(f.bits[places]).to(self.device)  # [B, bytes]
+        packed = to_device(f.bits[places], self.device)  # [B, bytes]
         pixel = pixel_numbers(widths, tall, wide, self.device).clamp(max=8 * most - 1)
         byte = packed.gather(1, (pixel >> 3).flatten(1)).view_as(pixel)
         front = (byte.long() >> (7 - (pixel & 7))) & 1 == 1
-        whole = torch.from_numpy(~(rows & f.usable[index])).to(self.device)
+        whole = to_device(~(rows & f.usable[index]), self.device)
         return front | whole[:, None, None]
 
 
 def pixel_numbers(widths: npt.NDArray[np.int32], tall: int, wide: int, device: torch.device) -> Tensor:
     """Number of each pixel within its picture, int64 [B, H, W]."""
-    stride = torch.from_numpy(widths.astype(np.int64)).to(device)[:, None, None]
+    stride = to_device(widths.astype(np.int64), device)[:, None, None]
     down = torch.arange(tall, device=device)[None, :, None]
     return down * stride + torch.arange(wide, device=device)[None, None, :]

@@ -20,11 +20,33 @@ from smallview.views.sampling import ViewParameters
 from smallview.views.view import View, backgrounds
 
 
-def _to(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array of parameters on the device, in single precision where it has a point (MPS knows no other)."""
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array of parameters on the device, in single precision where it has a point (MPS knows no other).
+
+    From pinned memory and without waiting on CUDA: a copy that waits would wait for the whole step in front of it.
+    """
     array = array.astype(np.float32) if array.dtype == np.float64 else np.ascontiguousarray(array)
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def axis(
+    start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], limits: npt.NDArray[np.int64], size: int
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Of one axis of boxes [B]: first pixel, the one behind the last, where the box begins from the first on, pixels a step.
+
+    Counted from the window's first pixel, numbers stay small enough for single precision.
+    """
+    low = np.clip(np.floor(start + 1e-9), 0, None)
+    high = np.minimum(limits, np.maximum(low + 1, np.ceil(start + length - 1e-9)))
+    low = np.minimum(low, high - 1)
+    return low, high, start - low, length / size
+
+
+def reach(sigma: npt.NDArray[np.float64], size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(sigma, how many taps to either side) of a blur that is none up to 0.25, where one tap of any width does nothing."""
+    sharp = sigma <= 0.25
+    return np.where(sharp, 1.0, sigma), np.where(sharp, 0.0, np.minimum(np.ceil(3.0 * sigma), size - 1))
 
 
 def _axis_weights(
@@ -32,11 +54,7 @@ def _axis_weights(
     device: torch.device, flip: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Triangle-filter weights [B, S, most] of one axis, zero outside the crop; the numbers of the CPU kernel's tables."""
-    low = np.clip(np.floor(start + 1e-9), 0, None)
-    high = np.minimum(limits, np.maximum(low + 1, np.ceil(start + length - 1e-9)))
-    low = np.minimum(low, high - 1)
-    # counted from the window's first pixel, numbers stay small enough for single precision
-    first, last, origin, step = (_to(a, device)[:, None, None] for a in (low, high, start - low, length / size))
+    first, last, origin, step = (to_device(a, device)[:, None, None] for a in axis(start, length, limits, size))
     middle = origin + (torch.arange(size, device=device)[None, :, None] + 0.5) * step  # [B, S, 1]
     place = torch.arange(most, device=device)[None, None, :]
     inside = (place >= first) & (place < last)
@@ -53,12 +71,11 @@ def gaussian_rows(sigma: npt.NDArray[np.float64], size: int, device: torch.devic
 
     The cut matters: an uncut Gaussian fills the matrix with denormal numbers, which slow the product two to three times.
     """
-    sharp = sigma <= 0.25
-    reach = max(1, min(size - 1, math.ceil(3.0 * float(sigma.max()))))
-    shift = torch.arange(-reach, reach + 1, device=device)
-    cut = _to(np.where(sharp, 0.0, np.minimum(np.ceil(3.0 * sigma), size - 1)), device)
-    weights = torch.exp(-0.5 * (shift[None, :] / _to(np.where(sharp, 1.0, sigma), device)[:, None]) ** 2)
-    weights = weights * (shift.abs()[None, :] <= cut[:, None])
+    wide, taps = reach(sigma, size)
+    most = max(1, int(taps.max()))
+    shift = torch.arange(-most, most + 1, device=device)
+    weights = torch.exp(-0.5 * (shift[None, :] / to_device(wide, device)[:, None]) ** 2)
+    weights = weights * (shift.abs()[None, :] <= to_device(taps, device)[:, None])
     weights = weights / weights.sum(1, keepdim=True)  # [B, taps]
     place = mirrored(torch.arange(size, device=device)[:, None] + shift[None, :], size)  # [S, taps]
     out = torch.zeros(len(sigma), size, size, device=device)
@@ -79,7 +96,7 @@ def crop_resize(
     Blur, where drawn and wanted, is one more factor of each axis' weights.
     """
     device, box = images.device, drawn.box
-    flip = _to(drawn.flip, device)
+    flip = to_device(drawn.flip, device)
     rows = _axis_weights(box[:, 0], box[:, 2], heights, drawn.size, images.shape[2], device)  # [B, S, H]
     columns = _axis_weights(box[:, 1], box[:, 3], widths, drawn.size, images.shape[3], device, flip)  # [B, S, W]
     if blur and bool((drawn.blur_sigma > 0.25).any()):
@@ -98,7 +115,7 @@ def _hashed(keys: npt.NDArray[np.uint64], places: int, device: torch.device) -> 
         return (x >> by) & ((1 << (64 - by)) - 1)
 
     counter = torch.arange(1, places + 1, device=device, dtype=torch.int64) * signed(GOLDEN)
-    x = torch.from_numpy(keys.view(np.int64).copy()).to(device)[:, None] + counter[None]
+    x = to_device(keys.view(np.int64), device)[:, None] + counter[None]
     x = (x ^ shifted(x, 30)) * signed(MIX_1)
     x = (x ^ shifted(x, 27)) * signed(MIX_2)
     return x ^ shifted(x, 31)
@@ -125,7 +142,7 @@ def fill(
         paint = (drawn_bytes & 0xFF).to(torch.uint8).view(b, c, h, w)
     else:
         colours = backgrounds(view.background, drawn.background, mean)
-        paint = torch.from_numpy(colours.astype(np.uint8)).to(images.device)[:, :, None, None].expand_as(images)
+        paint = to_device(colours.astype(np.uint8), images.device)[:, :, None, None].expand_as(images)
     return torch.where(front[:, None], images, paint)
 
 
@@ -139,12 +156,12 @@ def disturb(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std:
     if c == 3:
         saturation = np.where(drawn.grayscale, 0.0, drawn.saturation)
         matrices, shares = colour_maps(drawn.brightness, drawn.contrast, saturation, drawn.hue)
-        shift = _to(shares, device) * (crops.mean((2, 3)) @ _to(LUMA, device))  # [B]
-        crops = torch.baddbmm(shift[:, None, None], _to(matrices, device), crops.reshape(b, 3, s * s)).view(b, 3, s, s)
+        shift = to_device(shares, device) * (crops.mean((2, 3)) @ to_device(LUMA, device))  # [B]
+        crops = torch.baddbmm(shift[:, None, None], to_device(matrices, device), crops.reshape(b, 3, s * s)).view(b, 3, s, s)
     elif view.jitter > 0.0:
         factor, share = drawn.brightness * drawn.contrast, (1.0 - drawn.contrast) * drawn.brightness
-        shift = _to(share, device) * crops.mean((1, 2, 3))
-        crops = _to(factor, device)[:, None, None, None] * crops + shift[:, None, None, None]
+        shift = to_device(share, device) * crops.mean((1, 2, 3))
+        crops = to_device(factor, device)[:, None, None, None] * crops + shift[:, None, None, None]
     crops = crops.clamp_(0.0, 1.0)
     return finish(crops, view, drawn, mean, std)
 
@@ -152,7 +169,7 @@ def disturb(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std:
 def finish(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
     """What comes last in every mode: solarise, noise, normalise."""
     if view.solarize > 0.0:
-        chosen = _to(drawn.solarize, crops.device)[:, None, None, None]
+        chosen = to_device(drawn.solarize, crops.device)[:, None, None, None]
         crops = torch.where(chosen & (crops >= view.solarize_threshold), 1.0 - crops, crops)
     if view.noise > 0.0:
         crops = crops + view.noise * normal_noise(drawn.noise_key, tuple(crops.shape[1:]), crops.device)

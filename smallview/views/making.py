@@ -14,7 +14,7 @@ from torch import Tensor
 from smallview.errors import UsageError
 from smallview.records import Batch, Foregrounds, Pictures, ViewBatch
 from smallview.schedules import SPAN
-from smallview.views import kernel_cpu, kernel_torch, parity, sampling
+from smallview.views import kernel_cpu, kernel_torch, kernel_triton, parity, sampling
 from smallview.views.device import DevicePictures, pixel_numbers
 from smallview.views.sampling import Mode, ViewParameters
 from smallview.views.view import View, pixels
@@ -28,11 +28,13 @@ class ViewMaker:
     To the bit with the kernel; the torch executor rounds by the shape of the batch, some 1e-6.
 
     mean and std float [C] are the run's normalisation. foregrounds: what stands in front, for views that mask the background. mode:
-    fast, one algebra for all; parity, torchvision's own semantics. executor: the compiled kernel, which cuts views from the pack
-    itself on the CPU, or torch on any device; auto takes the kernel for fast views on a CPU. Every view of a batch is cut from one decode.
+    fast, one algebra for all; parity, torchvision's own semantics. executor: `kernel`, compiled, cuts views from the pack itself on
+    the CPU; `torch` makes them on any device; `triton` in few launches on CUDA, fast views of three channels. auto: the kernel on a
+    CPU, triton where it can, else torch. Every view of a batch is cut from one decode.
 
     Raises:
-        UsageError: a view that masks the background without foregrounds, or those of another number of pictures.
+        UsageError: a view that masks the background without foregrounds, or those of another number of pictures; an executor that
+            cannot make these views on this device.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ViewMaker:
         foregrounds: Foregrounds | None = None,
         *,
         mode: Mode = "fast",
-        executor: Literal["auto", "kernel", "torch"] = "auto",
+        executor: Literal["auto", "kernel", "torch", "triton"] = "auto",
         keep: bool | None = None,
     ) -> None:
         _check_masks(views, pictures, foregrounds)
@@ -56,15 +58,28 @@ class ViewMaker:
         self.views, self.size, self.seed, self.threads, self.mode = tuple(views), size, seed, threads, mode
         self.device = torch.device(device)
         self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
-        on_cpu = self.device.type == "cpu"
-        if executor == "kernel" and not on_cpu:
-            raise UsageError(f"executor is kernel and the device {self.device}; wanted torch there")
-        self.executor = ("kernel" if on_cpu else "torch") if executor == "auto" else executor
+        self.executor = self._executor(executor)
         self.on_device = (
             None if self.executor == "kernel" else DevicePictures(pictures, self.device, foregrounds, keep, threads)
         )
-        self._moments = (torch.from_numpy(self.mean).to(self.device), torch.from_numpy(self.std).to(self.device))
+        self._moments = tuple(kernel_torch.to_device(moment, self.device) for moment in (self.mean, self.std))
         self._slots: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+
+    def _executor(self, wanted: str) -> str:
+        on_cpu = self.device.type == "cpu"
+        if wanted == "kernel" and not on_cpu:
+            raise UsageError(f"executor is kernel and the device {self.device}; wanted torch there")
+        why: str | None = None
+        if wanted in ("auto", "triton") and not on_cpu:
+            if self.mode != "fast" or self.pictures.channels != 3:
+                why = f"{self.mode} views of {self.pictures.channels} channels"
+            else:
+                why = kernel_triton.unusable(self.device)
+        if wanted == "triton" and (on_cpu or why):
+            raise UsageError(f"executor is triton, and it makes no {why or 'views on a CPU'}; wanted auto or torch")
+        if wanted != "auto":
+            return wanted
+        return "kernel" if on_cpu else "torch" if why else "triton"
 
     def draw(self, batch: Batch) -> list[ViewParameters]:
         """The parameters of every view of the batch, as plain arrays."""
@@ -157,13 +172,15 @@ class ViewMaker:
         parts = []
         for rows in groups:
             images = self.on_device.images(index[rows])
+            if self.executor == "triton" and all(view.mask_background == 0.0 for view, _ in pairs):
+                images = images.half()  # once for all views
             few = len(groups) > 1
             parts.append(
                 [self._view_of(index[rows], images, view, drawn.take(rows) if few else drawn) for view, drawn in pairs]
             )
         if len(parts) < 2:
             return parts[0] if parts else []
-        back = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
+        back = kernel_torch.to_device(np.argsort(np.concatenate(groups)), self.device)
         return [torch.cat(made)[back] for made in zip(*parts, strict=True)]
 
     def _view_of(self, index: npt.NDArray[np.int64], images: Tensor, view: View, drawn: ViewParameters) -> Tensor:
@@ -175,6 +192,8 @@ class ViewMaker:
                 numbers = pixel_numbers(self.pictures.widths[index], tall, wide, self.device)
                 front = self.on_device.front(index, masked, tall, wide)
                 images = kernel_torch.fill(images, front, view, drawn, numbers, self.mean)
+        if self.executor == "triton":
+            return kernel_triton.make_view(images, *self._sides(index), view, drawn, *self._moments)
         crops = kernel_torch.crop_resize(images, *self._sides(index), drawn, blur=self.mode == "fast")
         disturb = kernel_torch.disturb if self.mode == "fast" else parity.disturb
         return disturb(crops, view, drawn, *self._moments)

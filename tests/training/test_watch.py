@@ -10,7 +10,7 @@ from torch import nn
 
 from smallview.networks.encoders import build_encoder
 from smallview.training.cost import forward_macs
-from smallview.training.watch import Watch, feature_spread, gradients_finite
+from smallview.training.watch import Watch, feature_spread, gradient_size
 
 
 def test_spread_of_even_directions_is_one_and_of_one_point_is_zero() -> None:
@@ -33,14 +33,14 @@ def test_collapse_is_said_once_after_patience() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_gradients_finite(bad: float) -> None:
+def test_a_gradient_that_is_not_finite_shows_in_the_size_of_all(bad: float) -> None:
     layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    assert gradients_finite(layers.parameters())  # none at all
+    assert float(gradient_size(layers.parameters())) == 0.0  # none at all
     layers(torch.ones(2, 3)).sum().backward()
-    assert gradients_finite(layers.parameters())
+    assert 0.0 < float(gradient_size(layers.parameters())) < 100.0
     assert layers[1].bias.grad is not None
     layers[1].bias.grad[1] = bad
-    assert not gradients_finite(layers.parameters())
+    assert not math.isfinite(float(gradient_size(layers.parameters())))
 
 
 def test_macs_of_resnet18_are_the_published_ones() -> None:

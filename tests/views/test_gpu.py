@@ -11,6 +11,7 @@ import torch
 
 from smallview.records import Batch
 from smallview.views.making import ViewMaker
+from smallview.views.streams import OnStream
 from smallview.views.view import View
 
 pytestmark = pytest.mark.gpu
@@ -35,3 +36,38 @@ def test_pictures_of_many_sizes_are_sent_as_they_are(packed: Callable[..., Any])
     here = ViewMaker(pictures, [View()], 32, [0.0] * 3, [1.0] * 3, seed=0)(batch)[0].images
     there = ViewMaker(pictures, [View()], 32, [0.0] * 3, [1.0] * 3, 0, "cuda")(batch)[0].images
     assert torch.allclose(here, there.cpu(), atol=2 / 255)
+
+
+@pytest.mark.parametrize("size", [16, 33, 96])
+def test_triton_makes_the_views_that_torch_makes(packed: Callable[..., Any], size: int) -> None:
+    pictures = packed([(40, 48, 3)] * 12)
+    views = [
+        View(),
+        View(jitter=1.0, hue=0.5, blur=0.7, blur_sigma=(5.0, 50.0)),
+        View(blur=0.0, jitter=1.0, contrast=0.0, solarize=0.5, solarize_threshold=0.0),
+        View(flip=1.0, noise=0.1, grayscale=1.0),
+        View(size=24, scale=(0.01, 0.02)),
+    ]
+    batch = Batch(np.arange(12), epoch=1, step=0)
+    plain = ViewMaker(pictures, views, size, [0.5] * 3, [0.25] * 3, 0, "cuda", executor="torch")
+    few = ViewMaker(pictures, views, size, [0.5] * 3, [0.25] * 3, 0, "cuda", executor="triton")
+    assert ViewMaker(pictures, views, size, [0.5] * 3, [0.25] * 3, 0, "cuda").executor == "triton"
+    for a, b in zip(plain(batch), few(batch), strict=True):
+        assert float((a.images - b.images).abs().max()) * 0.25 <= 0.5 / 255
+    again = few(batch)
+    assert all(torch.equal(a.images, b.images) for a, b in zip(few(batch), again, strict=True))
+
+
+def test_views_made_beside_a_step_are_the_same(packed: Callable[..., Any]) -> None:
+    pictures = packed([(40, 48, 3)] * 64)
+    maker = ViewMaker(pictures, [View(), View()], 32, [0.5] * 3, [0.25] * 3, 0, "cuda")
+    order = [Batch(np.arange(64)[::step] if step % 2 else np.arange(64), epoch=step, step=step) for step in range(1, 20)]
+    beside = OnStream(maker, slots=4)
+    big = torch.randn(4096, 4096, device="cuda")
+    for batch in order:
+        views = beside.take(beside.make(batch))
+        sums = [view.images.double().sum() for view in views]
+        big = torch.tanh(big @ big)
+        del views  # its memory is free for the next views only when the sums are done
+        for there, here in zip(sums, maker(batch), strict=True):
+            assert float(there) == float(here.images.double().sum())
