@@ -74,6 +74,7 @@ class Bench:
     device_name: str = "cpu"
     stem: str = "auto"
     graph: bool = False
+    keep: bool | None = None
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.threads)
@@ -91,7 +92,7 @@ class Bench:
         self.precision = fixed_rule(net, self.device, cpu_flags())
         self.precision.place(networks, self.device)
         self.state = TrainState(networks, self.preset.optimizer.build(networks, self.device), {})
-        self.maker = ViewMaker(self.pack, method.views, self.size, [0.5] * 3, [0.25] * 3, 0, self.device)
+        self.maker = ViewMaker(self.pack, method.views, self.size, [0.5] * 3, [0.25] * 3, 0, self.device, keep=self.keep)
         first = next(iter(batches(len(self.pack), self.batch_size, 0, 0, 1)))
         self.resident = (first, self.maker(first))
 

@@ -52,6 +52,8 @@ def _record(module: nn.Module, x: Tensor) -> Any:
         with MAKING:  # whatever another thread asks of the device meanwhile would spoil the record
             return torch.cuda.make_graphed_callables(whole, (sample,), allow_unused_input=True)
     except RuntimeError as error:
+        generator = torch.cuda.default_generators[x.device.index or 0]
+        generator.graphsafe_set_state(generator.clone_state())  # the old one believes for ever that it is being recorded
         told = str(error).strip().splitlines() or ["no message"]
         raise SmallviewError(
             f"{type(module).__name__} cannot be recorded as a CUDA graph ({told[0]}); wanted passes that do the same at every "

@@ -35,6 +35,10 @@ class TrainState:
     step: int = 0
     skipped: int = 0
 
+    def __post_init__(self) -> None:
+        # walking the modules at every step costs a small net on a GPU a tenth of it
+        self.weights, self.buffers = list(self.networks.parameters()), list(self.networks.buffers())
+
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -103,16 +107,14 @@ def train_step(
     views = tuple(ViewBatch(v.images.contiguous(memory_format=precision.memory_format), v.seen_by) for v in views)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    buffers = list(state.networks.buffers())
-    kept = [torch.empty_like(buffer) for buffer in buffers]
-    with torch.no_grad():
-        _copy(kept, buffers)  # one NaN in a running average would stay there for good
+    kept = [torch.empty_like(buffer) for buffer in state.buffers]
+    _copy(kept, state.buffers)  # one NaN in a running average would stay there for good
     with precision.autocast(device):
         loss, losses, bank, embeddings = compute_loss(method, state.networks, state.bank, views, progress, (seed, state.step))
     loss.backward()
     # everything that is told comes back at once: a GPU waits for Python as often as it is asked
     exact = torch.float32 if device.type == "mps" else torch.float64
-    size = gradient_size(state.networks.parameters(), device)
+    size = gradient_size(state.weights, device)
     value, slope, *terms = torch.stack([x.detach().to(exact) for x in (loss, size, *losses.values())]).tolist()
     finite = math.isfinite(value) and math.isfinite(slope)
     if finite:
@@ -120,17 +122,17 @@ def train_step(
         state.networks.follow(progress, total_steps)
         state.bank = bank
     else:
-        with torch.no_grad():
-            _copy(buffers, kept)
+        _copy(state.buffers, kept)
     state.optimizer.zero_grad(set_to_none=True)
     spread = feature_spread(embeddings.online[0].detach()) if look else None
     return value, dict(zip(losses, terms, strict=True)), spread, finite
 
 
+@torch.no_grad()
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:
-    """Tensor by tensor, in few launches."""
-    if to:
-        torch._foreach_copy_(to, source)
+    """Tensor by tensor, in one launch for each type of number: a list of several types would take one for each tensor."""
+    for dtype in {x.dtype for x in source}:
+        torch._foreach_copy_([a for a in to if a.dtype == dtype], [b for b in source if b.dtype == dtype])
 
 
 def train(

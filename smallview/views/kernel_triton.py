@@ -9,6 +9,7 @@ Legend: B pictures, C = 3 channels, S the side of a view, H and W source sides.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +48,11 @@ def table(drawn: ViewParameters, heights: npt.NDArray[np.int64], widths: npt.NDA
     return out
 
 
+def needs(drawn: ViewParameters) -> tuple[int, bool, bool]:
+    """(side, whether anything is blurred, whether a contrast is changed): what decides which kernels a view takes."""
+    return drawn.size, bool((drawn.blur_sigma > 0.25).any()), bool((drawn.contrast != 1.0).any())
+
+
 def make_view(
     images: Tensor,
     heights: npt.NDArray[np.int64],
@@ -57,25 +63,32 @@ def make_view(
     std: Tensor,
 ) -> Tensor:
     """A whole view float32 [B, 3, S, S], normalised, of pictures [B, 3, H, W] that hold bytes as uint8 or float16."""
-    b, size, device = len(images), drawn.size, images.device
-    known = to_device(table(drawn, heights, widths), device)
+    known = to_device(table(drawn, heights, widths), images.device)
+    if view.noise == 0.0:
+        return cut(images, known, needs(drawn), view, torch.stack([mean, std]))
+    # noise comes before the normalisation
+    unturned = cut(images, known, needs(drawn), replace(view, solarize=0.0), _neutral(images.device))
+    return finish(unturned, view, drawn, mean, std)
+
+
+def cut(images: Tensor, known: Tensor, needed: tuple[int, bool, bool], view: View, moments: Tensor) -> Tensor:
+    """The device's part of a view: [B, 3, S, S] from pictures, their rows of the table, and moments [2, 3], mean over deviation."""
+    b, (size, blurred, contrast), device = len(images), needed, images.device
     rows = _weights(known, ROWS, -1, size, images.shape[2])
     columns = _weights(known, COLUMNS, FLIP, size, images.shape[3])
-    if (drawn.blur_sigma > 0.25).any():
+    if blurred:
         blur = torch.empty(b, size, size, dtype=torch.float16, device=device)
         side, tile = _tile(size)
         _blur_rows[(b, triton.cdiv(size, tile))](known, blur, size, WIDTH, SIGMA, CUT, side, tile)
         rows, columns = blur @ rows, blur @ columns
     crops = rows[:, None] @ images.half() @ columns[:, None].transpose(2, 3)  # [B, 3, S, S], bytes still
     out = torch.empty(b, 3, size, size, device=device)
-    plain = view.noise == 0.0
     _colours[(b,)](
-        *(crops, known, out, torch.stack([mean, std]) if plain else _neutral(device)),
-        *(size * size, view.solarize_threshold, WIDTH, MATRIX, SHARE, SOLARIZE, *(float(weight) for weight in LUMA)),
-        *(bool((drawn.contrast != 1.0).any()), plain and view.solarize > 0.0, BLOCK),
+        *(crops, known, out, moments, size * size, view.solarize_threshold),
+        *(WIDTH, MATRIX, SHARE, SOLARIZE, *(float(weight) for weight in LUMA), contrast, view.solarize > 0.0, BLOCK),
         num_warps=8,
     )
-    return out if plain else finish(out, view, drawn, mean, std)
+    return out
 
 
 @lru_cache(maxsize=8)

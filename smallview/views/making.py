@@ -18,6 +18,7 @@ from smallview.views import kernel_cpu, kernel_torch, kernel_triton, parity, sam
 from smallview.views.device import DevicePictures, pixel_numbers
 from smallview.views.sampling import Mode, ViewParameters
 from smallview.views.view import View, pixels
+from smallview.views.view_graphs import ViewGraphs
 
 _PLAIN = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
 
@@ -63,6 +64,10 @@ class ViewMaker:
             None if self.executor == "kernel" else DevicePictures(pictures, self.device, foregrounds, keep, threads)
         )
         self._moments = tuple(kernel_torch.to_device(moment, self.device) for moment in (self.mean, self.std))
+        kept = None if self.on_device is None else self.on_device.kept
+        self.graphs: ViewGraphs | None = None
+        if self.executor == "triton" and kept is not None and ViewGraphs.able(self.views):
+            self.graphs = ViewGraphs(kept, self.views, *self._moments)
         self._slots: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
 
     def _executor(self, wanted: str) -> str:
@@ -102,6 +107,9 @@ class ViewMaker:
                 raise UsageError(
                     f"boxes of view {v} hold numbers that are not finite; wanted top, left, height and width in pixels"
                 )
+        if self.graphs is not None and len(index):
+            cut = self.graphs(index, *self._sides(index), parameters)
+            return tuple(ViewBatch(made, view.seen_by) for made, view in zip(cut, self.views, strict=True))
         if self.on_device is not None:
             return tuple(
                 ViewBatch(made, view.seen_by) for made, view in zip(self._on_device(index, pairs), self.views, strict=True)

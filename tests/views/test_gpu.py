@@ -14,7 +14,7 @@ from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
 from smallview.views.view import View
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -38,6 +38,20 @@ def test_pictures_of_many_sizes_are_sent_as_they_are(packed: Callable[..., Any])
     assert torch.allclose(here, there.cpu(), atol=2 / 255)
 
 
+@pytest.mark.parametrize("blur", [0.0, 0.5])
+def test_a_recorded_batch_is_made_to_the_same_bits(packed: Callable[..., Any], blur: float) -> None:
+    pictures = packed([(40, 48, 3)] * 12)
+    views = [View(blur=blur, blur_sigma=(5.0, 9.0), solarize=0.2), View(size=24, jitter=0.0)]
+    maker, plain = (ViewMaker(pictures, views, 32, [0.5] * 3, [0.25] * 3, 0, "cuda") for _ in range(2))
+    assert maker.graphs is not None
+    plain.graphs = None
+    for step in range(6):
+        batch = Batch(np.arange(12)[:: 1 - 2 * (step % 2)] if step < 4 else np.arange(step), epoch=step, step=step)
+        for a, b in zip(maker(batch), plain(batch), strict=True):
+            assert torch.equal(a.images, b.images)
+    assert len(maker.graphs._recorded) == 1
+
+
 @pytest.mark.parametrize("size", [16, 33, 96])
 def test_triton_makes_the_views_that_torch_makes(packed: Callable[..., Any], size: int) -> None:
     pictures = packed([(40, 48, 3)] * 12)
@@ -55,6 +69,7 @@ def test_triton_makes_the_views_that_torch_makes(packed: Callable[..., Any], siz
     for a, b in zip(plain(batch), few(batch), strict=True):
         assert float((a.images - b.images).abs().max()) * 0.25 <= 0.5 / 255
     again = few(batch)
+    assert few.graphs is None  # noise
     assert all(torch.equal(a.images, b.images) for a, b in zip(few(batch), again, strict=True))
 
 
