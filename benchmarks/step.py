@@ -127,7 +127,7 @@ class Bench:
                 yield self.resident
         start = self.state.step
         order = batches(len(self.pack), self.batch_size, 0, start, start + 10**6)
-        yield from views_ahead(self.maker, order)
+        yield from views_ahead(self.maker, self.batch_size, order)
 
 
 def compare(name: str, size: int, batch_size: int, threads: int, rounds: int, seconds: float) -> dict[str, Any]:

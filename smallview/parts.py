@@ -56,7 +56,7 @@ class Parts:
         """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead."""
         config = self.config
         order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
-        return views_ahead(self.maker, order)
+        return views_ahead(self.maker, config.batch_size, order)
 
     def memory(self) -> int:
         """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
@@ -67,9 +67,11 @@ class Parts:
         return learning_rate(self.config.optimizer, self.config.batch_size)
 
 
-def views_ahead(maker: ViewMaker, order: Iterable[Batch]) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
+def views_ahead(
+    maker: ViewMaker, batch_size: int, order: Iterable[Batch]
+) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
     """(Batch, views) in order; a few steps' views are made before they are asked for, in a thread."""
-    on_stream = OnStream(maker, SLOTS)
+    on_stream = OnStream(maker, batch_size, SLOTS)
     with closing(ahead(on_stream.make, order, DEPTH)) as made:
         for batch, views in made:
             yield batch, on_stream.take(views)
@@ -205,7 +207,7 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
     train(
         trial,
         config.method,
-        views_ahead(parts.maker, trial_batches(parts)),
+        views_ahead(parts.maker, config.batch_size, trial_batches(parts)),
         total_steps=count,
         lr=0.0,
         seed=config.seed,

@@ -130,6 +130,15 @@ class ViewMaker:
         """Draw and make: one ViewBatch [B, C, S, S] per view."""
         return self.make(batch.index, self.draw(batch), slot)
 
+    def record(self, batch_size: int) -> None:
+        """Get ready for batches of so many pictures: on CUDA, views of kept pictures are recorded as graphs.
+
+        For one thread alone with the device, before views are made ahead.
+        """
+        if self.graphs is not None:
+            sizes = (tuple(pixels(view.size, self.size, progress) for view in self.views) for progress in SPAN)
+            self.graphs.record(batch_size, sizes)
+
     def into_slots(self, slots: int) -> Callable[[Batch], tuple[ViewBatch, ...]]:
         """The maker with a ring of so many buffers: what it gives is valid until the slots - 1 next calls are over."""
         turn = itertools.count()

@@ -13,10 +13,12 @@ from smallview.views.making import ViewMaker
 class OnStream:
     """Makes views where the maker makes them; on CUDA, beside the step that is running.
 
-    `make` belongs into the thread that works ahead, `take` into the one that trains. slots: buffers of the ring on a CPU.
+    `make` belongs into the thread that works ahead, `take` into the one that trains. batch_size: what most batches hold. slots:
+    buffers of the ring on a CPU.
     """
 
-    def __init__(self, maker: ViewMaker, slots: int) -> None:
+    def __init__(self, maker: ViewMaker, batch_size: int, slots: int) -> None:
+        maker.record(batch_size)
         self._maker = maker.into_slots(slots)
         self._stream: Any = None
         if maker.device.type == "cuda":

@@ -65,7 +65,7 @@ def trained(method: str, graph: bool, steps: int = 12, dtype: str = "float32") -
         losses.append(report.loss)
         return False
 
-    feed = views_ahead(maker, batches(len(pack), 64, 0, 0, steps, total_steps=steps))
+    feed = views_ahead(maker, 64, batches(len(pack), 64, 0, 0, steps, total_steps=steps))
     train(state, chosen.method, feed, total_steps=steps, lr=0.01, seed=0, precision=precision, device=device, on_step=on_step)
     return losses, networks
 

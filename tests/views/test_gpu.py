@@ -45,6 +45,7 @@ def test_a_recorded_batch_is_made_to_the_same_bits(packed: Callable[..., Any], b
     maker, plain = (ViewMaker(pictures, views, 32, [0.5] * 3, [0.25] * 3, 0, "cuda") for _ in range(2))
     assert maker.graphs is not None
     plain.graphs = None
+    maker.record(12)
     for step in range(6):
         batch = Batch(np.arange(12)[:: 1 - 2 * (step % 2)] if step < 4 else np.arange(step), epoch=step, step=step)
         for a, b in zip(maker(batch), plain(batch), strict=True):
@@ -77,7 +78,7 @@ def test_views_made_beside_a_step_are_the_same(packed: Callable[..., Any]) -> No
     pictures = packed([(40, 48, 3)] * 64)
     maker = ViewMaker(pictures, [View(), View()], 32, [0.5] * 3, [0.25] * 3, 0, "cuda")
     order = [Batch(np.arange(64)[::step] if step % 2 else np.arange(64), epoch=step, step=step) for step in range(1, 20)]
-    beside = OnStream(maker, slots=4)
+    beside = OnStream(maker, 64, slots=4)
     big = torch.randn(4096, 4096, device="cuda")
     for batch in order:
         views = beside.take(beside.make(batch))
