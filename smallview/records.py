@@ -20,8 +20,14 @@ SeenBy = Literal["both", "online", "target"]
 class Pictures(Protocol):
     """N pictures of C channels, each of its own size, whose pixels come when asked for: what views are cut from.
 
-    one_size is (height, width) when all agree.
+    one_size is (height, width) when all agree. first is what the first of them is counted as: where a set is divided, its place in the
+    whole, so that a picture's views are the same in every division.
     """
+
+    @property
+    def first(self) -> int:
+        """0 but for a part of a set."""
+        ...
 
     @property
     def heights(self) -> npt.NDArray[np.int32]:

@@ -87,3 +87,13 @@ def test_the_plain_loop_stays_under_a_hundred_lines_and_uses_the_losses_alone() 
     assert len(lines) < 100
     used = [line for line in lines if re.search(r"\b(import|from)\b.*\bsmallview\b", line)]
     assert used and all(line.startswith("from smallview.objectives import ") for line in used)
+
+
+def test_view_parameters_are_printed_and_replayed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["view_parameters.py"])
+    runpy.run_path(str(ROOT / "examples" / "view_parameters.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "view 1 of picture 0, 16 px" in printed and "  box: [" in printed and "  noise_key: " in printed
+    assert "replayed to the bit: True" in printed
+    (apart,) = re.findall(r"within (\S+)$", printed.strip())
+    assert float(apart) < 1e-4

@@ -45,7 +45,7 @@ class Pack:
 
     heights and widths int32 [N]; index int64 [N], positions in the source; names [N]; labels int64 [N] or None. kind: `raw` gives
     the source's pixels, `jpeg` what a JPEG of quality 90 keeps of them. `hash` tells the sizes and the pixels (raw, wherever they
-    came from) or the stored bytes (jpeg); `bad` lists what was left out.
+    came from) or the stored bytes (jpeg); `bad` lists what was left out; first is where a part begins in the whole pack.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Pack:
     bad: list[BadFile]
     kind: Kind
     store: Store = field(repr=False)
+    first: int = 0
 
     @cached_property
     def one_size(self) -> tuple[int, int] | None:
@@ -94,6 +95,7 @@ class Pack:
             index=self.index[first:stop],
             hash=_part_hash(self.hash, rank, world),
             store=self.store.part(first, stop),
+            first=self.first + first,
         )
 
     def memory(self, batch_size: int, threads: int = 1, batches: int = 1) -> int:
@@ -214,6 +216,7 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
         bad=[BadFile(name, reason) for name, reason in stored.meta.bad],
         kind=stored.meta.kind,
         store=store.part(cut.start, cut.stop),
+        first=part.start,
     )
 
 

@@ -81,10 +81,15 @@ def cut(images: Tensor, known: Tensor, needed: tuple[int, bool, bool], view: Vie
         side, tile = _tile(size)
         _blur_rows[(b, triton.cdiv(size, tile))](known, blur, size, WIDTH, SIGMA, CUT, side, tile)
         rows, columns = blur @ rows, blur @ columns
-    crops = rows[:, None] @ images.half() @ columns[:, None].transpose(2, 3)  # [B, 3, S, S], bytes still
+    # weights that were broadcast over channels would be copied for each of them
+    across = images.to(torch.float16, memory_format=torch.contiguous_format).flatten(1, 2) @ columns.transpose(1, 2)
+    across = across.view(b, 3, -1, size)  # [B, 3, H, S]
+    crops = torch.empty(3, b, size, size, dtype=torch.float16, device=device)  # bytes still
+    for channel in range(3):
+        torch.bmm(rows, across[:, channel], out=crops[channel])
     out = torch.empty(b, 3, size, size, device=device)
     _colours[(b,)](
-        *(crops, known, out, moments, size * size, view.solarize_threshold),
+        *(crops, known, out, moments, size * size, b * size * size, view.solarize_threshold),
         *(WIDTH, MATRIX, SHARE, SOLARIZE, *(float(weight) for weight in LUMA), contrast, view.solarize > 0.0, BLOCK),
         num_warps=8,
     )
@@ -185,6 +190,7 @@ def _colours(
     out,
     moments,
     places,
+    plane,
     threshold,
     width: tl.constexpr,
     matrix: tl.constexpr,
@@ -200,15 +206,16 @@ def _colours(
     # kernel_torch.disturb, for one picture; crops hold bytes, the result is in [0, 1] and normalised
     b = tl.program_id(0).to(tl.int64)
     row, base = known + b * width, b * 3 * places
+    red_at, green_at, blue_at = crops + b * places, crops + plane + b * places, crops + plane + plane + b * places
     shift = 0.0
     if contrast:
         luma = tl.zeros([block], tl.float32)
         for begin in range(0, places, block):
             at = begin + tl.arange(0, block)
             valid = at < places
-            r = tl.load(crops + base + at, mask=valid, other=0.0).to(tl.float32)
-            g = tl.load(crops + base + places + at, mask=valid, other=0.0).to(tl.float32)
-            v = tl.load(crops + base + 2 * places + at, mask=valid, other=0.0).to(tl.float32)
+            r = tl.load(red_at + at, mask=valid, other=0.0).to(tl.float32)
+            g = tl.load(green_at + at, mask=valid, other=0.0).to(tl.float32)
+            v = tl.load(blue_at + at, mask=valid, other=0.0).to(tl.float32)
             luma += red * r + green * g + blue * v
         shift = tl.load(row + share) * tl.sum(luma, 0) / places / 255.0
     chosen = 0.0
@@ -217,9 +224,9 @@ def _colours(
     for begin in range(0, places, block):
         at = begin + tl.arange(0, block)
         valid = at < places
-        r = tl.load(crops + base + at, mask=valid, other=0.0).to(tl.float32) / 255.0
-        g = tl.load(crops + base + places + at, mask=valid, other=0.0).to(tl.float32) / 255.0
-        v = tl.load(crops + base + 2 * places + at, mask=valid, other=0.0).to(tl.float32) / 255.0
+        r = tl.load(red_at + at, mask=valid, other=0.0).to(tl.float32) / 255.0
+        g = tl.load(green_at + at, mask=valid, other=0.0).to(tl.float32) / 255.0
+        v = tl.load(blue_at + at, mask=valid, other=0.0).to(tl.float32) / 255.0
         for c in tl.static_range(3):
             weight = row + matrix + 3 * c
             x = tl.load(weight) * r + tl.load(weight + 1) * g + tl.load(weight + 2) * v + shift

@@ -89,8 +89,11 @@ class ViewMaker:
     def draw(self, batch: Batch) -> list[ViewParameters]:
         """The parameters of every view of the batch, as plain arrays."""
         index, heights, widths = batch.index, self.pictures.heights[batch.index], self.pictures.widths[batch.index]
+        samples = self.pictures.first + index
         return [
-            sampling.draw(view, v, pixels(view.size, self.size, batch.progress), heights, widths, index, self.seed, batch.epoch)
+            sampling.draw(
+                view, v, pixels(view.size, self.size, batch.progress), heights, widths, samples, self.seed, batch.epoch
+            )
             for v, view in enumerate(self.views)
         ]
 
@@ -103,6 +106,10 @@ class ViewMaker:
         """
         pairs = list(zip(self.views, parameters, strict=True))
         for v, (_, drawn) in enumerate(pairs):
+            if len(drawn.box) != len(index):
+                raise UsageError(
+                    f"parameters of view {v} are of {len(drawn.box):,} pictures and {len(index):,} are asked for; wanted one row each"
+                )
             if not np.isfinite(drawn.box).all():
                 raise UsageError(
                     f"boxes of view {v} hold numbers that are not finite; wanted top, left, height and width in pixels"

@@ -22,6 +22,7 @@ class Packed:
     heights: np.ndarray = field(init=False)
     widths: np.ndarray = field(init=False)
     channels: int = field(init=False)
+    first: int = 0
 
     def __post_init__(self) -> None:
         self.pixels = np.concatenate([image.reshape(-1) for image in self.images])

@@ -24,6 +24,7 @@ class Packed:
     heights: np.ndarray = field(init=False)
     widths: np.ndarray = field(init=False)
     channels: int = field(init=False)
+    first: int = 0
     gathered: list[int] = field(init=False, default_factory=list)  # pictures of each call
 
     def __post_init__(self) -> None:

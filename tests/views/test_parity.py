@@ -163,7 +163,7 @@ class Many:
 
     def __init__(self, image: np.ndarray, n: int) -> None:
         self.image, self.n, self.channels = image, n, image.shape[2]
-        self.one_size = image.shape[:2]
+        self.one_size, self.first = image.shape[:2], 0
         self.heights, self.widths = (np.full(n, side, np.int32) for side in image.shape[:2])
 
     def gather(self, index: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
