@@ -15,6 +15,7 @@ from torch import Tensor
 from smallview.records import Foregrounds, Pictures
 from smallview.views.compiling import compiled
 from smallview.views.kernel_torch import to_device
+from smallview.views.resampling import copy_values
 
 CHUNK = 2**28
 MOST_PADDING = 4
@@ -24,9 +25,7 @@ MOST_KEPT = 0.5  # of the device's free memory: the rest is for the networks and
 @compiled
 def _collect(pixels: Any, starts: Any, sizes: Any, ends: Any, out: Any) -> None:
     for n in range(starts.shape[0]):
-        to, source = ends[n] - sizes[n], starts[n]
-        for p in range(sizes[n]):
-            out[to + p] = pixels[source + p]
+        copy_values(pixels[starts[n] : starts[n] + sizes[n]], out[ends[n] - sizes[n] : ends[n]])
 
 
 class DevicePictures:

@@ -174,20 +174,21 @@ def blur(
     for c in range(channels):
         for i in range(size):
             source = c * plane + i * across
-            _copy(out[source : source + size], line[reach : reach + size])
+            copy_values(out[source : source + size], line[reach : reach + size])
             for t in range(1, reach + 1):
                 line[reach - t] = out[source + t]
                 line[reach + size - 1 + t] = out[source + size - 1 - t]
             _filter(weights, n, line, 0, 1, padded, (i + reach) * across, across)
         for t in range(1, reach + 1):
             for to, source in ((reach - t, reach + t), (reach + size - 1 + t, reach + size - 1 - t)):
-                _copy(padded[source * across : (source + 1) * across], padded[to * across : (to + 1) * across])
+                copy_values(padded[source * across : (source + 1) * across], padded[to * across : (to + 1) * across])
         for i in range(size):
             _filter(weights, n, padded, i * across, across, out, c * plane + i * across, across)
 
 
 @compiled
-def _copy(source: Any, to: Any) -> None:
+def copy_values(source: Any, to: Any) -> None:
+    """to[:] = source, numbers of one kind."""
     # loops over slices count from 0, which spares LLVM the thought of negative places: it takes vectors
     for j in range(to.shape[0]):
         to[j] = source[j]
