@@ -35,6 +35,7 @@ from smallview.networks.feature_maps import feature_map
 from smallview.records import Foregrounds
 from smallview.settings import load_toml
 from smallview.views.saliency import ESTIMATORS, VERSION, Estimator, FeatureComponent, foreground
+from smallview.views.view import check_background
 
 # A name, encoder:RUN or a folder of masks; a function of a batch [B, C, H, W] to [B, 1, H, W]; all masks as one array [N, H, W].
 Masks = str | os.PathLike[str] | Callable[[Tensor], Any] | npt.NDArray[Any]
@@ -103,10 +104,13 @@ def foregrounds_of(
     """What stands in front in every picture, where a view wants it; found once and kept in the cache, unless masks are given.
 
     Raises:
-        UsageError, DataError: masks that do not fit the pictures.
+        UsageError, DataError: masks, or a colour of the background, that do not fit the pictures.
     """
     if not masks_background(config):
         return None
+    for v, view in enumerate(config.method.views):
+        if view.mask_background > 0.0:
+            check_background(view.background, pack.channels, f"method.views.{v}.background")
     rule = config.masks
     if rule.source == NONE:
         say("masks are switched off: every picture keeps its background")

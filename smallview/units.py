@@ -39,7 +39,7 @@ UNITS: dict[str, str] = {
     "View.solarize_threshold": "brightness, 0 to 1, inverted above",
     "View.noise": "standard deviation on pixels in 0 to 1",
     "View.mask_background": "probability; masks: docs/saliency.md",
-    "View.background": "what fills it: gray, mean, random_gray or noise",
+    "View.background": "what fills it: gray, mean, random_gray, noise, blur, or bytes",
     "View.seen_by": "both, online or target",
     "Heads.projector": "behind the encoder",
     "Heads.predictor": "behind the online projector; none: absent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from smallview.errors import DataError, StoppedError, UsageError
 from smallview.foregrounds import check_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import build_encoder, save_encoder
 from smallview.records import Foregrounds
-from smallview.settings import load_toml
+from smallview.settings import from_tables, load_toml, to_toml
 from smallview.settle import settle
 from smallview.views.saliency import per_picture
 
@@ -292,6 +293,30 @@ def test_masks_from_an_encoder_of_ones_own(tmp_path: Path) -> None:
     gray = pictures(3, channels=1)
     with pytest.raises(UsageError, match="takes 3 channels and the pictures have 1"):
         found_by(pack_of(gray), gray, source)
+
+
+def test_a_background_of_ones_own_is_a_setting_that_comes_back() -> None:
+    for given in ("(124, 116, 104)", "124, 116, 104", [124, 116, 104], (124, 116, 104)):
+        config = config_of(pictures(), **MASKED, **{"method.views.0.background": given})
+        assert config.method.views[0].background == (124, 116, 104)
+        assert from_tables(RunConfig, tomllib.loads(to_toml(config))) == config
+    assert config_of(pictures(), **{"method.views.1.background": "blur"}).method.views[1].background == "blur"
+    for wrong, words in (
+        ("(1, 2, 256)", r"views\.0\.background: background is \(1, 2, 256\); wanted whole numbers from 0 to 255"),
+        ("(1, 2, 0.5)", r"views\.0\.background\.2: received 0\.5, wanted a whole number"),
+        ("grey", r'views\.0\.background: received "grey", wanted gray or .* or a list'),
+    ):
+        with pytest.raises(UsageError, match=words):
+            config_of(pictures(), **{"method.views.0.background": wrong})
+
+
+def test_a_colour_that_the_pictures_cannot_have_is_told_before_masks_are_found() -> None:
+    def never(images: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    data, colour = pictures(channels=1), {"method.views.1.background": (1, 2, 3)}
+    with pytest.raises(UsageError, match=r"method\.views\.1\.background is \(1, 2, 3\), that is 3 bytes; wanted 1, one for"):
+        found_by(pack_of(data), data, never, **MASKED, **colour)
 
 
 def tiny(**more: Any) -> dict[str, Any]:

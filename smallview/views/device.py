@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smallview.records import Foregrounds, Pictures
 from smallview.views.compiling import compiled
-from smallview.views.kernel_torch import to_device
+from smallview.views.kernel_torch import Front, to_device
 from smallview.views.resampling import copy_values
 
 CHUNK = 2**28
@@ -103,11 +103,11 @@ class DevicePictures:
         place = start + pixel_numbers(widths, tall, wide, self.device)[:, None] * channels + channel
         return flat[place.clamp(max=len(flat) - 1)]
 
-    def front(self, index: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], tall: int, wide: int) -> Tensor:
-        """Bool [B, H, W]: the foreground of these pictures, everything where `rows` is false or the mask is of no use."""
+    def front(self, index: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], tall: int, wide: int) -> Front:
+        """The foreground of these pictures as [B, H, W], everything where `rows` is false or the mask is of no use."""
         assert self.foregrounds is not None
-        f, widths = self.foregrounds, self.pictures.widths[index]
-        lengths = (self.pictures.heights[index].astype(np.int64) * widths + 7) // 8
+        f, widths, heights = self.foregrounds, self.pictures.widths[index], self.pictures.heights[index].astype(np.int64)
+        lengths = (heights * widths + 7) // 8
         most = int(lengths.max())
         places = np.minimum(f.starts[index][:, None] + np.arange(most)[None], len(f.bits) - 1)
         packed = to_device(f.bits[places], self.device)  # [B, bytes]
@@ -115,7 +115,8 @@ class DevicePictures:
         byte = packed.gather(1, (pixel >> 3).flatten(1)).view_as(pixel)
         front = (byte.long() >> (7 - (pixel & 7))) & 1 == 1
         whole = to_device(~(rows & f.usable[index]), self.device)
-        return front | whole[:, None, None]
+        sides = (to_device(heights, self.device), to_device(widths.astype(np.int64), self.device))
+        return Front(front | whole[:, None, None], *sides)
 
 
 def pixel_numbers(widths: npt.NDArray[np.int32], tall: int, wide: int, device: torch.device) -> Tensor:

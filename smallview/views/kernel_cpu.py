@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from smallview.errors import UsageError
 from smallview.records import Foregrounds
+from smallview.views.blurred import blur_window
 from smallview.views.colour import LUMA, MAPS
 from smallview.views.compiling import LANES, compiled
 from smallview.views.noise import noise_byte, normal_pair
 from smallview.views.resampling import ROWS, blur, blur_reach, resize, window
 from smallview.views.sampling import ViewParameters, neutral
-from smallview.views.view import View, backgrounds
+from smallview.views.view import BLUR, View, backgrounds
 
 
 @compiled
@@ -86,11 +87,14 @@ def _matrix(
 
 @compiled
 def _paint(
-    pixels: Any, base: int, width: int, channels: int, y_low: int, y_high: int, x_low: int, x_high: int, bits: Any, start: int,
-    colour: Any, key: Any, to: Any,
+    pixels: Any, base: int, height: int, width: int, channels: int, y_low: int, y_high: int, x_low: int, x_high: int, bits: Any,
+    start: int, colour: Any, key: Any, to: Any,
 ) -> None:  # fmt: skip
-    """The window of one picture with its background filled, into `to` as [y, x, C]; a colour under 0 is noise."""
+    """The window of one picture with its background filled, into `to` as [y, x, C]; a colour under 0 is noise, or the blurred picture."""
     wide = x_high - x_low
+    blurred = colour[0] == BLUR
+    if blurred:
+        blur_window(pixels, base, height, width, channels, y_low, y_high, x_low, x_high, to)
     for y in range(y_low, y_high):
         for x in range(x_low, x_high):
             p = y * width + x
@@ -101,7 +105,7 @@ def _paint(
                     to[at + c] = pixels[base + p * channels + c]
                 elif colour[c] >= 0:
                     to[at + c] = np.uint8(colour[c])
-                else:
+                elif not blurred:
                     to[at + c] = noise_byte(key, p * channels + c)
 
 
@@ -143,7 +147,8 @@ def _make(
             y_low, y_high = window(top, box[n, 2], h)
             x_low, x_high = window(left, box[n, 3], w)
             _paint(
-                pixels, starts[n], w, channels, y_low, y_high, x_low, x_high, bits, bit_starts[n], colours[n], noise_key[n], painted
+                pixels, starts[n], h, w, channels, y_low, y_high, x_low, x_high, bits, bit_starts[n], colours[n], noise_key[n],
+                painted,
             )  # fmt: skip
             resize(
                 painted_read, 0, y_high - y_low, x_high - x_low, channels, top - y_low, left - x_low, box[n, 2], box[n, 3], flip[n],

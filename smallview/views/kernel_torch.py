@@ -7,6 +7,7 @@ comes back, so that a GPU never waits. It agrees with the CPU kernel within 2/25
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from smallview.views.blurred import blur_pictures
 from smallview.views.colour import LUMA, colour_maps
 from smallview.views.noise import GOLDEN, MIX_1, MIX_2
 from smallview.views.sampling import ViewParameters
@@ -130,20 +132,31 @@ def normal_noise(keys: npt.NDArray[np.uint64], shape: tuple[int, ...], device: t
     return torch.stack([radius * angle.cos(), radius * angle.sin()], 2).flatten(1)[:, :n].reshape(len(keys), *shape)
 
 
+@dataclass(frozen=True, eq=False)
+class Front:
+    """What stands in front, bool [B, H, W], in pictures that are the top left heights[n], widths[n]; int64 [B] on the same device."""
+
+    mask: Tensor
+    heights: Tensor
+    widths: Tensor
+
+
 def fill(
-    images: Tensor, front: Tensor, view: View, drawn: ViewParameters, numbers: Tensor, mean: npt.NDArray[np.float32]
+    images: Tensor, front: Front, view: View, drawn: ViewParameters, numbers: Tensor, mean: npt.NDArray[np.float32]
 ) -> Tensor:
-    """Pictures uint8 [B, C, H, W] with a filled background where `front`, bool [B, H, W], is false; numbers [B, H, W] count pixels."""
+    """Pictures uint8 [B, C, H, W] with a filled background where nothing stands in front; numbers [B, H, W] count pixels."""
     b, c, h, w = images.shape
     if view.background == "noise":
         hashed = _hashed(~drawn.noise_key, h * w * c, images.device)
         places = numbers[:, None] * c + torch.arange(c, device=images.device)[None, :, None, None]
         drawn_bytes = hashed.gather(1, places.clamp(max=h * w * c - 1).flatten(1)) >> 56
         paint = (drawn_bytes & 0xFF).to(torch.uint8).view(b, c, h, w)
+    elif view.background == "blur":
+        paint = blur_pictures(images, front.heights, front.widths)
     else:
         colours = backgrounds(view.background, drawn.background, mean)
         paint = to_device(colours.astype(np.uint8), images.device)[:, :, None, None].expand_as(images)
-    return torch.where(front[:, None], images, paint)
+    return torch.where(front.mask[:, None], images, paint)
 
 
 def disturb(crops: Tensor, view: View, drawn: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:

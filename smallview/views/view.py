@@ -8,10 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from smallview.errors import UsageError
 from smallview.records import SeenBy
 from smallview.schedules import SPAN, Schedule, resolve
 
-Background = Literal["gray", "mean", "random_gray", "noise"]
+Background = Literal["gray", "mean", "random_gray", "noise", "blur"]
+NOISE, BLUR = -1, -2  # in place of a byte: what stands there differs from pixel to pixel
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class View:
     brightness, contrast, saturation: factors are drawn from [1 - x, 1 + x], never under 0; hue: turns of the colour circle from
     [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the size, so that a 32-pixel view is hardly blurred. noise: standard
     deviation on pixels in [0, 1]. mask_background: probability that the view is cut from the picture without its background; background:
-    what stands there instead: middle gray, the pictures' mean colour, a gray drawn for each, or noise.
+    what stands there instead: middle gray, the pictures' mean colour, a gray drawn for each, noise, the picture itself strongly
+    blurred, or a colour of one's own, a byte for each channel, such as (124, 116, 104).
 
     Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area; sizes that grow:
     FFCV-SSL (Bordes et al., 2023); masked backgrounds: ReLICv2 (Tomasev et al., 2022).
@@ -52,7 +55,7 @@ class View:
     solarize_threshold: float = 0.5
     noise: float = 0.0
     mask_background: float = 0.0
-    background: Background = "gray"
+    background: Background | tuple[int, ...] = "gray"
     seen_by: SeenBy = "both"
 
     def __post_init__(self) -> None:
@@ -76,8 +79,15 @@ class View:
             raise ValueError(f"ratio is {self.ratio}; wanted (narrowest, widest) width over height, within 0.05 to 20")
         if not 0.0 <= self.blur_sigma[0] <= self.blur_sigma[1] <= 50.0:
             raise ValueError(f"blur_sigma is {self.blur_sigma}; wanted (smallest, largest), within 0 to 50")
-        if self.background not in get_args(Background):
-            raise ValueError(f"background is {self.background!r}; wanted {', '.join(get_args(Background))}")
+        if isinstance(self.background, tuple):
+            if not self.background or not all(type(byte) is int and 0 <= byte <= 255 for byte in self.background):
+                raise ValueError(
+                    f"background is {self.background}; wanted whole numbers from 0 to 255, one for each channel, such as (124, 116, 104)"
+                )
+        elif self.background not in get_args(Background):
+            raise ValueError(
+                f"background is {self.background!r}; wanted {', '.join(get_args(Background))}, or a colour such as (124, 116, 104)"
+            )
         if self.seen_by not in ("both", "online", "target"):
             raise ValueError(f"seen_by is {self.seen_by!r}; wanted both, online or target")
 
@@ -117,10 +127,28 @@ def pixels(size: int | float | Schedule | None, run_size: int, progress: float) 
     return size if isinstance(size, int) else max(4, 2 * round((side * run_size if side < 1.0 else side) / 2))
 
 
-def backgrounds(kind: Background, drawn: npt.NDArray[np.float64], mean: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The bytes that a masked background is filled with, int64 [B, C]; -1 where each pixel is drawn.
+def check_background(background: Background | tuple[int, ...], channels: int, where: str = "background") -> None:
+    """Whether pictures of so many channels can have this background.
+
+    Raises:
+        UsageError: a colour of another number of bytes.
+    """
+    if isinstance(background, tuple) and len(background) != channels:
+        raise UsageError(
+            f"{where} is {background}, that is {len(background)} byte{'s' * (len(background) > 1)}; "
+            f"wanted {channels}, one for each channel of the pictures"
+        )
+
+
+def backgrounds(
+    kind: Background | tuple[int, ...], drawn: npt.NDArray[np.float64], mean: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """The bytes that a masked background is filled with, int64 [B, C]; NOISE or BLUR where every pixel has its own.
 
     drawn [B] in [0, 1): the grays of a background whose gray is drawn. mean [C]: the pictures' mean colour in [0, 1].
+
+    Raises:
+        UsageError: a colour of another number of bytes.
 
     Example:
         >>> backgrounds("random_gray", np.array([0.0, 0.5]), np.zeros(1, np.float32)).tolist()
@@ -128,5 +156,8 @@ def backgrounds(kind: Background, drawn: npt.NDArray[np.float64], mean: npt.NDAr
     """
     if kind == "random_gray":
         return np.repeat(np.floor(256.0 * drawn).astype(np.int64)[:, None], len(mean), axis=1)
-    fixed = {"gray": np.full(len(mean), 128), "mean": np.rint(255.0 * mean), "noise": np.full(len(mean), -1)}[kind]
-    return np.repeat(fixed.astype(np.int64)[None], len(drawn), axis=0)
+    check_background(kind, len(mean))
+    fixed = (
+        kind if isinstance(kind, tuple) else {"gray": 128, "mean": np.rint(255.0 * mean), "noise": NOISE, "blur": BLUR}[kind]
+    )
+    return np.repeat(np.broadcast_to(np.asarray(fixed, np.int64), len(mean))[None], len(drawn), axis=0)

@@ -64,9 +64,14 @@ def survives(work: Callable[[], None]) -> bool:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are protected by mprotect")
+@pytest.mark.parametrize("background", ["noise", "blur"])
 @pytest.mark.parametrize("at_the_end", [True, False])
 def test_not_one_byte_beside_the_pack_is_read(
-    packed: Callable[..., Any], kernel: Callable[..., np.ndarray], masks_of: Callable[..., Any], at_the_end: bool
+    packed: Callable[..., Any],
+    kernel: Callable[..., np.ndarray],
+    masks_of: Callable[..., Any],
+    at_the_end: bool,
+    background: Background,
 ) -> None:
     """Pictures of all widths around the vectors' and all channels, alone on their pages; their masks as well."""
     random = np.random.default_rng(0)
@@ -98,7 +103,7 @@ def test_not_one_byte_beside_the_pack_is_read(
                                 np.zeros(1, np.int64),
                                 np.array([height], np.int32),
                                 np.array([width], np.int32),
-                                BUSY,
+                                replace(BUSY, background=background),
                                 p,
                             ),
                             *(np.zeros(channels, np.float32), np.ones(channels, np.float32)),
@@ -137,7 +142,7 @@ def test_only_the_given_array_is_written(
         np.testing.assert_array_equal(image, old)
 
 
-@pytest.mark.parametrize("background", ["gray", "noise", "random_gray"])
+@pytest.mark.parametrize("background", ["gray", "noise", "random_gray", "blur"])
 @pytest.mark.parametrize("size", [5, 16, 30])
 def test_no_picture_leaves_anything_for_the_next(
     packed: Callable[..., Any],

@@ -38,6 +38,12 @@ from smallview.views.view import Background, View, backgrounds, pixels
         {"noise": float("nan")},
         {"seen_by": "nobody"},
         {"background": "green"},
+        {"background": ()},
+        {"background": (1, 2, 256)},
+        {"background": (-1, 2, 3)},
+        {"background": (0.5, 0.5, 0.5)},
+        {"background": (True, 2, 3)},
+        {"background": ("1", "2", "3")},
     ],
 )
 def test_refused_numbers_are_named(wrong: dict[str, object]) -> None:
@@ -87,8 +93,10 @@ def test_parts_are_even_and_never_over_the_whole(run_size: int) -> None:
         ("mean", [[51, 204]] * 3),
         ("random_gray", [[0, 0], [128, 128], [255, 255]]),
         ("noise", [[-1, -1]] * 3),
+        ("blur", [[-2, -2]] * 3),
+        ((0, 255), [[0, 255]] * 3),
     ],
 )
-def test_backgrounds_in_bytes(kind: Background, wanted: list[list[int]]) -> None:
+def test_backgrounds_in_bytes(kind: Background | tuple[int, ...], wanted: list[list[int]]) -> None:
     got = backgrounds(kind, np.array([0.0, 0.5, 1.0 - 2**-53]), np.array([0.2, 0.8], np.float32))
     assert got.tolist() == wanted and got.dtype == np.int64
