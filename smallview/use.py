@@ -121,6 +121,7 @@ def sheet(
         foregrounds=found,
         mode="parity" if settled.augmentation == "parity" else "fast",
         mean=channel_statistics(pack, settled.seed)[0].tolist() if of_mean else None,
+        names=pack.names,
     )
     names = [pack.names[i] for i in grid.drawn["pictures"]]
     return contact_sheet(grid, out), settled, {"names": names, **grid.drawn}

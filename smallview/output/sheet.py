@@ -16,6 +16,7 @@ from smallview.errors import SmallviewError, UsageError
 from smallview.files import check_folder, write_bytes
 from smallview.records import Batch, Foregrounds, Pictures
 from smallview.seeds import generator
+from smallview.settings.fitting import printable
 from smallview.views.making import ViewMaker
 from smallview.views.sampling import Mode, ViewParameters, centre
 from smallview.views.view import View
@@ -36,10 +37,11 @@ PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A picture uint8 [S, S, C] with the words below it."""
+    """A picture uint8 [S, S, C] with the words below it, after its name where it has one."""
 
     pixels: npt.NDArray[np.uint8]
     words: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +64,12 @@ def view_grid(
     foregrounds: Foregrounds | None = None,
     mode: Mode = "fast",
     mean: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Grid:
     """A row for each of a few pictures: its centre, its foreground where there are masks, its views in `repeats` epochs.
 
     Views that change their size are shown from first to last. mean: the pictures' mean colour [C] in [0, 1], for backgrounds of it.
+    names: of all pictures; each row begins with its own.
     """
     chosen = np.sort(generator(seed, "sheet").permutation(len(pictures))[:rows])
     heights, widths = pictures.heights[chosen], pictures.widths[chosen]
@@ -73,7 +77,9 @@ def view_grid(
     maker = ViewMaker(pictures, views, size, list(colour), ones, seed, foregrounds=foregrounds, mode=mode)
     boxes = centre(heights, widths, 1.0)
     whole = maker.crop(chosen, boxes, np.zeros(len(chosen), np.bool_), size)
-    columns = [[Cell(cell) for cell in _bytes(whole.permute(0, 2, 3, 1).numpy())]]
+    shown = [""] * len(chosen) if names is None else [names[int(i)] for i in chosen]
+    wholes = _bytes(whole.permute(0, 2, 3, 1).numpy())
+    columns = [[Cell(cell, name=name) for cell, name in zip(wholes, shown, strict=True)]]
     titles = ["picture"]
     if foregrounds is not None:
         titles.append("foreground")
@@ -189,7 +195,8 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
             image = Image.fromarray(shown).convert("RGB")
             kind = Image.Resampling.NEAREST if side >= image.width else Image.Resampling.BILINEAR
             sheet.paste(image.resize((side, side), kind), (left, top))
-            for n, text in enumerate(_lines(cell.words, side, font)):
+            named = [_name_line(cell.name, side, font)] if cell.name else []
+            for n, text in enumerate([*named, *_lines(cell.words, side, font)][:LINES]):
                 pen.text((left, top + side + n * LINE), text, fill=INK, font=font)
     path = Path(out)
     try:
@@ -200,6 +207,19 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
     except (OSError, ValueError, KeyError) as error:
         raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
     return path
+
+
+def _name_line(name: str, side: int, font: Any) -> str:
+    """The end of a file's name that fits below a picture, printable: names in one folder begin alike."""
+    missing = bytes(font.getmask("\uffff"))
+    written = (c if c.isascii() or bytes(font.getmask(c)) != missing else ascii(c)[1:-1] for c in printable(name))
+    text = "".join(written)
+    if font.getlength(text) <= side:
+        return text
+    text = text[-side:]  # a letter is a pixel wide at least
+    while font.getlength(f"...{text}") > side:
+        text = text[1:]
+    return f"...{text}"
 
 
 def _lines(words: Sequence[str], side: int, font: Any) -> list[str]:

@@ -17,7 +17,7 @@ from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import SmallviewError
 from smallview.output import sheet as sheet_module
-from smallview.output.sheet import contact_sheet, told, view_grid
+from smallview.output.sheet import Grid, contact_sheet, told, view_grid
 from smallview.records import Batch
 from smallview.settle import settle
 from smallview.views.making import ViewMaker
@@ -152,7 +152,14 @@ def test_words_leave_out_what_is_not_done() -> None:
         assert not any(word in words for word in ("gray", "hue", "saturation")) and ("blur" in words) == (mode == "parity")
 
 
-def test_the_sheet_names_its_pictures_and_shows_the_mode(tmp_path: Path) -> None:
+def test_the_sheet_names_its_pictures_and_shows_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[Grid] = []
+
+    def kept(grid: Grid, out: Path) -> Path:
+        grids.append(grid)
+        return contact_sheet(grid, out)
+
+    monkeypatch.setattr(use, "contact_sheet", kept)
     (tmp_path / "photos").mkdir()
     for k, image in enumerate(pictures(5)):
         Image.fromarray(image).save(tmp_path / "photos" / f"photo {k}.png")
@@ -160,8 +167,47 @@ def test_the_sheet_names_its_pictures_and_shows_the_mode(tmp_path: Path) -> None
     for mode in ("fast", "parity"):
         out, _, drawn = use.sheet(tmp_path / "photos", tmp_path / f"{mode}.png", {}, sets={"augmentation": mode}, rows=3)
         assert drawn["names"] == [f"photo {k}.png" for k in drawn["pictures"]] and len(drawn["names"]) == 3
+        assert [row[0].name for row in grids[-1].rows] == drawn["names"]
         shown.append(np.asarray(Image.open(out)))
     assert shown[0].shape == shown[1].shape and (shown[0] != shown[1]).mean() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("photo 1.png", "photo 1.png"),
+        ("a folder/of long names/and one more/IMG_20230101_0001.jpg", "...one more/IMG_20230101_0001.jpg"),
+        ("one\ntwo\x1b[31m\u202egpj.png", "one\\ntwo\\x1b[31m\\u202egpj.png"),
+        ("\udcff.png", "\\udcff.png"),
+        ("\u732b.png", "\\u732b.png"),
+    ],
+)
+def test_names_are_printable_and_keep_their_end(name: str, wanted: str) -> None:
+    """Signs that the font has no letter for are written as numbers: two such names would look the same."""
+    font = ImageFont.load_default(sheet_module.LETTER)
+    got = sheet_module._name_line(name, sheet_module.SIDE, font)
+    assert font.getlength(got) <= sheet_module.SIDE and got.isprintable()
+    assert got == wanted or (got.startswith("...") and wanted.endswith(got[3:]) and len(got) > 20)
+
+
+def test_a_row_begins_with_the_name_of_its_picture(tmp_path: Path) -> None:
+    pack = open_pack(open_source(pictures(4)), short_side=None)
+    names = ["first.png", "x" * 100_000, "\u0301" * 500 + "\n" * 500, "last/of/all.png"]
+    grid = view_grid(pack, (View(),), 16, rows=3, repeats=1, names=names)
+    assert [row[0].name for row in grid.rows] == [names[k] for k in grid.drawn["pictures"]]
+    assert not any(cell.name for row in grid.rows for cell in row[1:])
+    bare = view_grid(pack, (View(),), 16, rows=3, repeats=1)
+    named, plain = (
+        np.asarray(Image.open(contact_sheet(g, tmp_path / f"{k}.png"))).astype(int) for k, g in enumerate((grid, bare))
+    )
+    differs = (named != plain).any(2)
+    step = sheet_module.SIDE + sheet_module.GAP
+    for r in range(3):
+        top = sheet_module.HEAD + sheet_module.GAP + r * (step + sheet_module.LINES * sheet_module.LINE) + sheet_module.SIDE
+        words = differs[top : top + sheet_module.LINE + 2, :step]
+        assert words.any()
+        differs[top : top + sheet_module.LINE + 2, :step] = False
+    assert not differs.any()  # neither over a picture nor beside it
 
 
 def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
