@@ -37,6 +37,7 @@ class FilesInMemory:
     files: list[bytes] = field(repr=False)
     channels: int = 3
     one_size: tuple[int, int] = (HEIGHT, WIDTH)
+    first: int = 0
 
     def __post_init__(self) -> None:
         self.heights, self.widths = (np.full(len(self.files), side, np.int32) for side in self.one_size)

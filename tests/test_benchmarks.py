@@ -141,7 +141,7 @@ def test_peers_take_turns_in_processes_of_their_own(load: Load, tmp_path: Path) 
 
 
 def test_gpu_script_in_miniature(load: Load) -> None:
-    small = ("--size", "8", "--batch-size", "4", "--pictures", "8", "--rounds", "1", "--steps", "1")
+    small = ("--size", "8", "--batch-size", "4", "--pictures", "8", "--rounds", "1", "--seconds", "0.05")
     found = load("gpu").main(["--device", "cpu", "--encoder", "dense_small", *small])
     (row,) = found["rows"]
     assert 0 < row["share"] < 1 and np.isfinite(row["loop"]) and row["views_a_second"] > 0

@@ -72,34 +72,36 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+
+
 def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) -> Precision:
     """The layout and format for an encoder on a device: a rule, so that two runs never differ by chance.
 
-    channels_last: on GPUs for every convolution net; on CPUs for depthwise nets and plain dense stacks, whose steps it makes 1.3
-    to 2.3 times faster, but not for ResNets, whose steps it leaves or slows. bfloat16: on GPUs that have it; on CPUs only with AMX.
+    On GPUs: channels_last for every convolution net, bfloat16 where the GPU has it. On CPUs with products in bfloat16 (AMX or AVX-512 BF16):
+    bfloat16 and channels_last, which make a step of everything but depthwise nets 1.2 to 1.9 times faster; depthwise nets it slows to
+    half. On other CPUs float32, channels_last for depthwise nets and plain dense stacks, not for residual nets. `docs/measurements.md`.
     """
     convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
-    depthwise = any(m.groups > 1 for m in convolutions)
+    depthwise = any(m.groups > 1 and m.groups == m.in_channels for m in convolutions)
     attention = len(convolutions) <= 1
+    plain = type(encoder).__name__ == "DenseSmall"
+    kind = (
+        *("depthwise convolutions",) * depthwise,
+        *("a plain dense stack",) * plain,
+        *("attention",) * attention,
+        "dense convolutions",
+    )[0]
     if device.type == "cuda":
         layout: Layout = "channels_first" if attention else "channels_last"
         dtype: Format = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        return Precision(layout, dtype, f"rule for {device.type}: {layout} for convolutions, {dtype}")
-    plain = type(encoder).__name__ == "DenseSmall"
-    layout = "channels_last" if (depthwise or plain) and not attention else "channels_first"
-    kind = (
-        "depthwise convolutions"
-        if depthwise
-        else "a plain dense stack"
-        if plain
-        else "attention"
-        if attention
-        else "a residual net"
-    )
-    dtype = "bfloat16" if device.type == "cpu" and "amx_bf16" in flags else "float32"
-    return Precision(
-        layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {'AMX' if dtype == 'bfloat16' else 'no AMX'} -> {dtype}"
-    )
+        return Precision(layout, dtype, f"rule for {device.type}: {kind} -> {layout}, {dtype}")
+    found = sorted(BFLOAT16_FLAGS & flags) if device.type == "cpu" else []
+    dtype = "bfloat16" if found and not depthwise else "float32"
+    last = not attention and (depthwise or plain or dtype == "bfloat16")
+    layout = "channels_last" if last else "channels_first"
+    products = f"{found[0]} on this CPU" if found else "no bfloat16 products here"
+    return Precision(layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {products} -> {dtype}")
 
 
 def probe(step: Callable[[Precision], None], device: torch.device, rounds: int = 3) -> Precision:
