@@ -7,7 +7,7 @@ Every arm trains the same encoder with the same batch, recipe (no blur), a proje
 arm starts share them. Each arm is a process of its own, as its users run it (this project keeps freed memory, which would help the others
 too), and waits for its turn without using the processor. A turn begins with steps that do not count, which use up what workers made in
 advance, and ends when the workers are idle. `resident` is our step on tensors that are already there: the limit.
-`ours-bfloat16` computes in bfloat16, which `--probe` takes where it is faster; the others compute in float32.
+`ours-bfloat16` computes in bfloat16, which is the rule on CPUs that have it but for depthwise nets; all others compute in float32.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smallview.optimizers import SGD
 from smallview.presets import simclr
-from smallview.training.precision import keep_big_blocks
+from smallview.training.precision import Format, keep_big_blocks
 
 SIZE, HIDDEN, OUT, LR, TEMPERATURE = 32, 512, 128, 0.06, 0.5
 WARM = 5  # two workers have two batches ready each
@@ -84,9 +84,8 @@ def our_loop(encoder: str, batch: int, pictures: int, threads: int, stem: str, a
     base = simclr()
     method = replace(base.method, views=tuple(replace(view, blur=0.0) for view in base.method.views))
     preset = replace(base, method=method, optimizer=SGD(lr=LR))
-    bench = Bench(encoder, SIZE, batch, threads, preset, small_pictures(pictures)[0], stem=stem)
-    if arm == "ours-bfloat16":
-        bench.precision = replace(bench.precision, dtype="bfloat16")
+    dtype: Format = "bfloat16" if arm == "ours-bfloat16" else "float32"
+    bench = Bench(encoder, SIZE, batch, threads, preset, small_pictures(pictures)[0], stem=stem, dtype=dtype)
     return lambda steps: bench.run(steps, arm != "resident")
 
 

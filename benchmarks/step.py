@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from smallview.presets import Preset, preset
 from smallview.records import Batch, ViewBatch
 from smallview.training.graphs import Graphs
 from smallview.training.loop import StepReport, TrainState, train
-from smallview.training.precision import cpu_flags, fixed_rule, keep_big_blocks
+from smallview.training.precision import BFLOAT16_FLAGS, Format, cpu_flags, fixed_rule, keep_big_blocks
 from smallview.views.making import ViewMaker
 
 ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small", "three_convolutions")
@@ -75,6 +75,7 @@ class Bench:
     stem: str = "auto"
     graph: bool = False
     keep: bool | None = None
+    dtype: Format | None = None  # None is the rule's
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.threads)
@@ -89,7 +90,10 @@ class Bench:
         networks = Networks(net, config.features, method.heads, method.target)
         if self.graph:
             networks.passes = Graphs()
-        self.precision = fixed_rule(net, self.device, cpu_flags())
+        flags = cpu_flags() if self.dtype is None else BFLOAT16_FLAGS if self.dtype == "bfloat16" else frozenset[str]()
+        self.precision = fixed_rule(net, self.device, flags)
+        if self.dtype is not None:
+            self.precision = replace(self.precision, dtype=self.dtype)
         self.precision.place(networks, self.device)
         self.state = TrainState(networks, self.preset.optimizer.build(networks, self.device), {})
         self.maker = ViewMaker(self.pack, method.views, self.size, [0.5] * 3, [0.25] * 3, 0, self.device, keep=self.keep)
