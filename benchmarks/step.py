@@ -32,7 +32,7 @@ from smallview.data.loading import batches
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe
-from smallview.networks.online_target import Networks
+from smallview.networks.online_target import Networks, plain
 from smallview.parts import DEPTH, views_ahead
 from smallview.presets import Preset, preset
 from smallview.records import Batch, ViewBatch
@@ -87,9 +87,7 @@ class Bench:
         self.preset = self.preset or preset("simclr")
         net, config = encoder_of(self.name, self.size, self.stem)
         method = self.preset.method
-        networks = Networks(net, config.features, method.heads, method.target)
-        if self.graph:
-            networks.passes = Graphs()
+        networks = Networks(net, config.features, method.heads, method.target, Graphs() if self.graph else plain)
         flags = cpu_flags() if self.dtype is None else BFLOAT16_FLAGS if self.dtype == "bfloat16" else frozenset[str]()
         self.precision = fixed_rule(net, self.device, flags)
         if self.dtype is not None:

@@ -28,7 +28,7 @@ from smallview.data.masking import (
     masks_of_array,
     no_foregrounds,
 )
-from smallview.data.packing import Pack
+from smallview.data.pack import Pack
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.encoders import load_encoder
 from smallview.networks.feature_maps import feature_map

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from smallview import collectives
 from smallview.config import RunConfig, steps_per_epoch
 from smallview.data.loading import batches, channel_statistics
-from smallview.data.packing import Pack
+from smallview.data.pack import Pack
 from smallview.errors import UsageError
 from smallview.networks.batch_norm import synchronize
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe
-from smallview.networks.online_target import Networks
+from smallview.networks.online_target import Networks, plain
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
@@ -125,10 +125,9 @@ def build(
     def fresh(precision: Precision) -> TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "heads"))
-            networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target)
+            passes = Graphs() if config.execution == "graph" else plain
+            networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target, passes)
         synchronize(networks)
-        if config.execution == "graph":
-            networks.passes = Graphs()
         precision.place(networks, device)
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
         return TrainState(networks, config.optimizer.build(networks, device), bank)

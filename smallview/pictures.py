@@ -8,8 +8,9 @@ from pathlib import Path
 
 from smallview.config import RunConfig, smallest_side
 from smallview.data.changes import difference, inventory, read_inventory, write_inventory
+from smallview.data.pack import Pack, write_bad_files
 from smallview.data.pack_coding import QUALITY
-from smallview.data.packing import Pack, discard_older, open_pack, write_bad_files
+from smallview.data.packing import discard_older, open_pack
 from smallview.data.sources import Source
 from smallview.errors import DataError
 from smallview.settings import load_toml

@@ -19,7 +19,7 @@ from torch import nn
 
 from smallview import config as configuration
 from smallview.config import RunConfig, mathematics, steps_per_epoch, total_steps
-from smallview.data.packing import Pack
+from smallview.data.pack import Pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import SmallviewError, StoppedError, UsageError
 from smallview.files import check_folder, write_text

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from smallview.data.packing import Pack, open_pack, read_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack, read_pack
 from smallview.data.sources import open_source
 from smallview.errors import UsageError
 from smallview.records import Batch

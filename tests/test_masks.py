@@ -18,7 +18,8 @@ from smallview import foregrounds as finding
 from smallview.cli import main
 from smallview.config import RunConfig
 from smallview.data.masking import MaskRule
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import DataError, StoppedError, UsageError
 from smallview.foregrounds import check_masks, foregrounds_of, settings_with_masks

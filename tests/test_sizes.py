@@ -15,7 +15,8 @@ import smallview as sv
 from smallview import parts as making
 from smallview.config import RunConfig, smallest_side
 from smallview.data.loading import batches
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import StoppedError, UsageError
 from smallview.schedules import Ramp, Steps

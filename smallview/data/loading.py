@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from smallview.data.packing import Pack
+from smallview.data.pack import Pack
 from smallview.errors import UsageError
 from smallview.records import Batch
 from smallview.seeds import generator

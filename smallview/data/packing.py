@@ -10,18 +10,16 @@ import math
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from smallview.data.arrays import Labels
 from smallview.data.decoding import BadPicture, Pixels, Unreadable
 from smallview.data.listing import BadFile, PathTable
+from smallview.data.pack import Pack, part_hash, part_of
 from smallview.data.pack_build import Building, tidy
 from smallview.data.pack_coding import Outcome, coder, in_order
 from smallview.data.pack_files import META, Kind, Rows, Stored, data_name, load, shard_starts
@@ -37,89 +35,6 @@ MOST_BAD_FILES = 10
 MOST_BAD_SHARE = 0.01
 Progress = Callable[[int, int], None]
 _log = logging.getLogger("smallview.data")
-
-
-@dataclass(frozen=True, eq=False)
-class Pack:
-    """N pictures of `channels` channels, each of its own size; pack[i] is picture i, uint8 [H, W, C].
-
-    heights and widths int32 [N]; index int64 [N], positions in the source; names [N]; labels int64 [N] or None. kind: `raw` gives
-    the source's pixels, `jpeg` what a JPEG of quality 90 keeps of them. `hash` tells the sizes and the pixels (raw, wherever they
-    came from) or the stored bytes (jpeg); `bad` lists what was left out; first is where a part begins in the whole pack.
-    """
-
-    name: str
-    heights: npt.NDArray[np.int32] = field(repr=False)
-    widths: npt.NDArray[np.int32] = field(repr=False)
-    channels: int
-    names: PathTable
-    labels: Labels | None = field(repr=False)
-    classes: tuple[str, ...] | None
-    index: npt.NDArray[np.int64] = field(repr=False)
-    hash: str
-    bad: list[BadFile]
-    kind: Kind
-    store: Store = field(repr=False)
-    first: int = 0
-
-    @cached_property
-    def one_size(self) -> tuple[int, int] | None:
-        """(height, width) where all pictures have the same, else None."""
-        height, width = int(self.heights[0]), int(self.widths[0])
-        return (height, width) if bool((self.heights == height).all() and (self.widths == width).all()) else None
-
-    def gather(self, index: npt.NDArray[np.int64], threads: int = 1) -> tuple[Pixels, npt.NDArray[np.int64]]:
-        """(flat uint8, where each begins int64 [B]) of the pictures at these positions, [heights[i], widths[i], C] each.
-
-        An array or a raw pack of one shard is given as it lies, no copy. Otherwise each picture is read, and decoded, once into a
-        new buffer by `threads` threads. Raises DataError where the files changed under an open pack.
-        """
-        return self.store.gather(np.asarray(index, np.int64), threads)
-
-    def part(self, rank: int, world: int) -> Pack:
-        """The pictures of one of `world` machines: parts are disjoint, cover the pack, and differ by at most one picture.
-
-        Parts follow one another in the pack, so that each needs its own few shards; no file of another one is touched.
-
-        Raises:
-            UsageError: no such part, or more parts than pictures.
-        """
-        part = _part(len(self), rank, world)
-        first, stop = part.start, part.stop
-        return replace(
-            self,
-            heights=self.heights[first:stop],
-            widths=self.widths[first:stop],
-            names=self.names.take(np.arange(first, stop)),
-            labels=None if self.labels is None else self.labels[first:stop],
-            index=self.index[first:stop],
-            hash=_part_hash(self.hash, rank, world),
-            store=self.store.part(first, stop),
-            first=self.first + first,
-        )
-
-    def memory(self, batch_size: int, threads: int = 1, batches: int = 1) -> int:
-        """The bytes that a run's data hold at most: the tables, the order of two epochs, and the largest `batches` batches at a time.
-
-        Pages of a mapped pack are not counted: the system takes them back when it needs them.
-        """
-        labels = 0 if self.labels is None else self.labels.nbytes
-        tables = sum(values.nbytes for values in (self.heights, self.widths, self.index, self.names)) + labels
-        orders = 2 * 8 * len(self)  # the next epoch's is made before the last one's goes
-        return tables + self.store.held_bytes() + orders + batches * self.store.most_bytes(batch_size, threads)
-
-    def __len__(self) -> int:
-        return len(self.heights)
-
-    def __getitem__(self, i: int) -> Pixels:
-        """Picture i, uint8 [H, W, C], a view where the pack is one array."""
-        i = range(len(self))[i]
-        flat, (start,) = self.gather(np.array([i]))
-        height, width = int(self.heights[i]), int(self.widths[i])
-        return flat[start : start + height * width * self.channels].reshape(height, width, self.channels)
-
-    def __iter__(self) -> Iterator[Pixels]:
-        return (self[i] for i in range(len(self)))
 
 
 def open_pack(
@@ -191,7 +106,7 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
             f"{folder} holds no pack that can be read; wanted a folder with a sound meta.json, as docs/pack-format.md says"
         )
     total = shard_starts(meta.meta)[-1]
-    part = _part(total, rank, world)
+    part = part_of(total, rank, world)
     stored = load(folder, threads, part)
     # one sound copy of the meta is enough
     if stored is None or any(each.file not in META for each in stored.damage):
@@ -212,7 +127,7 @@ def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 
         labels=rows["label"].copy() if stored.meta.labelled else None,
         classes=None,
         index=rows["index"].copy(),
-        hash=_part_hash(stored.meta.hash, rank, world),
+        hash=part_hash(stored.meta.hash, rank, world),
         bad=[BadFile(name, reason) for name, reason in stored.meta.bad],
         kind=stored.meta.kind,
         store=store.part(cut.start, cut.stop),
@@ -230,20 +145,6 @@ def pack_short_side(size: int, smallest_area: float) -> int:
     if size < 1 or not 0 < smallest_area <= 1:
         raise UsageError(f"size {size} and smallest crop area {smallest_area}; wanted size >= 1 and an area above 0, at most 1")
     return math.ceil(size / math.sqrt(smallest_area))
-
-
-def write_bad_files(pack: Pack, path: Path) -> None:
-    """Write one JSON line {"path", "error"} for each picture left out; the file is replaced whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="ascii") as file:
-            for bad in pack.bad:
-                file.write(json.dumps({"path": bad.name, "error": bad.reason}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _wrap(source: Source, images: Pixels) -> Pack:
@@ -315,18 +216,6 @@ def _family(source: Source, short_side: int | None, kind: Kind) -> str:
     settings = {"short_side": short_side, "channels": source.channels, "rooted": source.root is not None, "kind": kind}
     told = hashlib.sha256(root + json.dumps(settings).encode()).hexdigest()[:16]
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', source.name)[:40]}-{told}"
-
-
-def _part(n: int, rank: int, world: int) -> range:
-    if not 0 <= rank < world:
-        raise UsageError(f"part {rank} of {world}; wanted 0 to {world - 1}")
-    if world > n:
-        raise UsageError(f"{world} parts of {n} pictures; wanted at most one part for each")
-    return range(rank * n // world, (rank + 1) * n // world)
-
-
-def _part_hash(whole: str, rank: int, world: int) -> str:
-    return whole if world == 1 else hashlib.sha256(f"{whole} part {rank} of {world}".encode()).hexdigest()
 
 
 def _load(source: Source, folder: Path, read: Callable[[int], Outcome], threads: int) -> Stored | None:

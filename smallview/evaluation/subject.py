@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
 from smallview.evaluation.features import Judged

@@ -115,14 +115,12 @@ class Networks(nn.Module):
     passes: how a network is called, `plain` or as CUDA graphs (training/graphs.py).
     """
 
-    passes: Passes
-
-    def __init__(self, encoder: nn.Module, features: int, heads: Heads, target: Target) -> None:
+    def __init__(self, encoder: nn.Module, features: int, heads: Heads, target: Target, passes: Passes = plain) -> None:
         super().__init__()
         self.online = Branch(encoder, heads.projector.build(features))
         self.predictor = None if heads.predictor is None else heads.predictor.build(heads.projector.out)
         self.target: Branch | None = None
-        self.rule, self.passes = target, plain
+        self.rule, self.passes = target, passes
         if isinstance(target, Momentum):
             self.target = copy.deepcopy(self.online).requires_grad_(False)
 

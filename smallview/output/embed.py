@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from smallview.data.packing import Pack, write_bad_files
+from smallview.data.pack import Pack, write_bad_files
 from smallview.errors import SmallviewError
 from smallview.evaluation.features import extract
 from smallview.evaluation.subject import evaluation_pack, open_subject

@@ -37,16 +37,17 @@ class TrainState:
 
     def __post_init__(self) -> None:
         # walking the modules at every step costs a small net on a GPU a tenth of it
-        self.weights, self.buffers = list(self.networks.parameters()), list(self.networks.buffers())
+        self.buffers = list(self.networks.buffers())
 
-    def _parameters(self) -> list[Tensor]:
+    def trained(self) -> list[Tensor]:
+        """What the optimizer moves."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name: weights, statistics, target, optimizer state, bank."""
         out = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
         out |= {f"bank.{name}": value for name, value in self.bank.items()}
-        for i, parameter in enumerate(self._parameters()):
+        for i, parameter in enumerate(self.trained()):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     out[f"optimizer.{i}.{name}"] = value
@@ -57,7 +58,7 @@ class TrainState:
         prefix = "networks."
         self.networks.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, strict=True)
         self.bank = {name: tensors[f"bank.{name}"].to(value.device) for name, value in self.bank.items()}
-        for i, parameter in enumerate(self._parameters()):
+        for i, parameter in enumerate(self.trained()):
             start = f"optimizer.{i}."
             for key, value in tensors.items():
                 if key.startswith(start):
@@ -114,7 +115,7 @@ def train_step(
     loss.backward()
     # everything that is told comes back at once: a GPU waits for Python as often as it is asked
     exact = torch.float32 if device.type == "mps" else torch.float64
-    size = gradient_size(state.weights, device)
+    size = gradient_size(state.trained(), device)
     value, slope, *terms = torch.stack([x.detach().to(exact) for x in (loss, size, *losses.values())]).tolist()
     finite = math.isfinite(value) and math.isfinite(slope)
     if finite:

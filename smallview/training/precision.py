@@ -20,6 +20,7 @@ from smallview.errors import SmallviewError, UsageError
 
 Layout = Literal["channels_first", "channels_last"]
 Format = Literal["float32", "bfloat16"]
+BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})  # of CPUs that multiply bfloat16
 
 
 @dataclass(frozen=True)
@@ -72,26 +73,20 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
-BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-
-
 def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) -> Precision:
     """The layout and format for an encoder on a device: a rule, so that two runs never differ by chance.
 
-    On GPUs: channels_last for every convolution net, bfloat16 where the GPU has it. On CPUs with products in bfloat16 (AMX or AVX-512 BF16):
-    bfloat16 and channels_last, which make a step of everything but depthwise nets 1.2 to 1.9 times faster; depthwise nets it slows to
-    half. On other CPUs float32, channels_last for depthwise nets and plain dense stacks, not for residual nets. `docs/measurements.md`.
+    On GPUs: channels_last for every convolution net, bfloat16 where the GPU has it. On CPUs with products in bfloat16 (AMX or AVX-512
+    BF16): bfloat16 and channels_last, which make a step of everything but depthwise nets 1.2 to 1.8 times faster; depthwise nets it
+    slows. On other CPUs float32, channels_last for depthwise nets and plain dense stacks, not for residual nets.
+    `docs/measurements.md` has the figures.
     """
     convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     depthwise = any(m.groups > 1 and m.groups == m.in_channels for m in convolutions)
     attention = len(convolutions) <= 1
     plain = type(encoder).__name__ == "DenseSmall"
-    kind = (
-        *("depthwise convolutions",) * depthwise,
-        *("a plain dense stack",) * plain,
-        *("attention",) * attention,
-        "dense convolutions",
-    )[0]
+    kinds = {"depthwise convolutions": depthwise, "a plain dense stack": plain, "attention": attention}
+    kind = next((name for name, so in kinds.items() if so), "dense convolutions")
     if device.type == "cuda":
         layout: Layout = "channels_first" if attention else "channels_last"
         dtype: Format = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"

@@ -104,7 +104,7 @@ class DevicePictures:
         return flat[place.clamp(max=len(flat) - 1)]
 
     def front(self, index: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], tall: int, wide: int) -> Front:
-        """The foreground of these pictures as [B, H, W], everything where `rows` is false or the mask is of no use."""
+        """The foreground of these pictures as [B, H, W], everything where `rows`, bool [B], is false."""
         assert self.foregrounds is not None
         f, widths, heights = self.foregrounds, self.pictures.widths[index], self.pictures.heights[index].astype(np.int64)
         lengths = (heights * widths + 7) // 8
@@ -114,7 +114,7 @@ class DevicePictures:
         pixel = pixel_numbers(widths, tall, wide, self.device).clamp(max=8 * most - 1)
         byte = packed.gather(1, (pixel >> 3).flatten(1)).view_as(pixel)
         front = (byte.long() >> (7 - (pixel & 7))) & 1 == 1
-        whole = to_device(~(rows & f.usable[index]), self.device)
+        whole = to_device(~rows, self.device)
         sides = (to_device(heights, self.device), to_device(widths.astype(np.int64), self.device))
         return Front(front | whole[:, None, None], *sides)
 

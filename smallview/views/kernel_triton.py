@@ -1,7 +1,7 @@
 """Fast views on a CUDA device: the torch executor's algebra in few launches, with half-precision products.
 
 What was drawn becomes one table, sent in one copy; weights, blur and colours are Triton kernels, the products cuBLAS's. Bytes are whole
-numbers to float16, weights have eleven bits there and sums are in single precision: within a quarter of a grey level of `kernel_torch`.
+numbers to float16, weights have eleven bits there and sums are in single precision: within half a grey level of `kernel_torch`.
 
 Legend: B pictures, C = 3 channels, S the side of a view, H and W source sides.
 """
@@ -9,6 +9,7 @@ Legend: B pictures, C = 3 channels, S the side of a view, H and W source sides.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,7 @@ except ImportError:  # no wheel of it for this platform, so no CUDA either
 # where things stand in a row of the table
 ROWS, COLUMNS, FLIP, SIGMA, CUT, MATRIX, SHARE, SOLARIZE, WIDTH = 0, 4, 8, 9, 10, 11, 20, 21, 22
 BLOCK = 4096
+_log = logging.getLogger("smallview.views")
 
 
 def table(drawn: ViewParameters, heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -116,16 +118,21 @@ def _weights(known: Tensor, start: int, flip: int, size: int, most: int) -> Tens
 
 @lru_cache(maxsize=8)
 def unusable(device: torch.device) -> str | None:
-    """Why these kernels cannot run on this device, in one line; None where they can. Triton needs a C compiler for its first launch."""
+    """Why these kernels cannot run on this device, in a few words; None where they can.
+
+    Triton needs a C compiler for its first launch: a CUDA device without one is told of, once, because its views are slower.
+    """
+    if device.type != "cuda":
+        return f"the device is {device}"
     if triton is None:
         return "triton is not installed"
-    if device.type != "cuda":
-        return f"{device} is no CUDA device"
     try:
         _weights(torch.zeros(1, WIDTH, device=device), ROWS, -1, 1, 1)
         torch.cuda.synchronize(device)
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
+    except Exception as error:  # of Triton's compiler, of the C compiler, or of the driver
+        told = (str(error).strip().splitlines() or ["no message"])[-1]
+        _log.warning("Triton makes no kernel here, so that views take torch's slower operations: %s", told)
+        return f"triton makes no kernel here ({told})"
     return None
 
 

@@ -74,17 +74,18 @@ class ViewMaker:
         on_cpu = self.device.type == "cpu"
         if wanted == "kernel" and not on_cpu:
             raise UsageError(f"executor is kernel and the device {self.device}; wanted torch there")
-        why: str | None = None
-        if wanted in ("auto", "triton") and not on_cpu:
-            if self.mode != "fast" or self.pictures.channels != 3:
-                why = f"{self.mode} views of {self.pictures.channels} channels"
-            else:
-                why = kernel_triton.unusable(self.device)
-        if wanted == "triton" and (on_cpu or why):
-            raise UsageError(f"executor is triton, and it makes no {why or 'views on a CPU'}; wanted auto or torch")
+        if wanted == "triton" and (why := self._no_triton()):
+            raise UsageError(f"executor is triton and {why}; wanted auto or torch")
         if wanted != "auto":
             return wanted
-        return "kernel" if on_cpu else "torch" if why else "triton"
+        return "kernel" if on_cpu else "torch" if self._no_triton() else "triton"
+
+    def _no_triton(self) -> str | None:
+        if self.mode != "fast":
+            return f"views are in {self.mode} mode"
+        if self.pictures.channels != 3:
+            return f"pictures have {self.pictures.channels} channels"
+        return kernel_triton.unusable(self.device)
 
     def draw(self, batch: Batch) -> list[ViewParameters]:
         """The parameters of every view of the batch, as plain arrays."""
@@ -197,7 +198,7 @@ class ViewMaker:
         for rows in groups:
             images = self.on_device.images(index[rows])
             if self.executor == "triton" and all(view.mask_background == 0.0 for view, _ in pairs):
-                images = images.half()  # once for all views
+                images = images.to(torch.float16, memory_format=torch.contiguous_format)  # once for all views
             few = len(groups) > 1
             parts.append(
                 [self._view_of(index[rows], images, view, drawn.take(rows) if few else drawn) for view, drawn in pairs]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallview.data.loading import batches, channel_statistics, epoch_order, share
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import UsageError
 from smallview.records import Batch

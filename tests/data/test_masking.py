@@ -13,7 +13,8 @@ from PIL import Image
 
 from smallview.data.mask_files import kept_foregrounds
 from smallview.data.masking import find_foregrounds, masks_of_array
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import SmallviewError, UsageError
 from smallview.records import Foregrounds

@@ -19,7 +19,8 @@ import pytest
 from smallview.data import pack_build, pack_files, pack_folders, pack_kind
 from smallview.data.decoding import BadPicture, Pixels, Unreadable
 from smallview.data.listing import PathTable
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import Source
 from smallview.errors import SmallviewError
 

@@ -18,9 +18,10 @@ from smallview.data.arrays import Labels
 from smallview.data.decoding import BadPicture, Pixels, decode
 from smallview.data.listing import PathTable
 from smallview.data.loading import epoch_order
+from smallview.data.pack import Pack
 from smallview.data.pack_coding import encode
 from smallview.data.pack_kind import pack_kind as kind_of
-from smallview.data.packing import Pack, open_pack, read_pack
+from smallview.data.packing import open_pack, read_pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from smallview.data import pack_build, pack_files, pack_folders
 from smallview.data.decoding import BadPicture, shrink
-from smallview.data.packing import BadFile, Pack, open_pack, pack_short_side, write_bad_files
+from smallview.data.pack import Pack, write_bad_files
+from smallview.data.packing import BadFile, open_pack, pack_short_side
 from smallview.data.sources import open_source
 from smallview.errors import DataError, SmallviewError, UsageError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import SmallviewError, UsageError
 from smallview.networks.encoders import build_encoder
-from smallview.networks.online_target import Networks
+from smallview.networks.online_target import Networks, plain
 from smallview.parts import views_ahead
 from smallview.presets import preset
 from smallview.run import pretrain
@@ -23,13 +22,6 @@ from smallview.training.graphs import MOST, Graphs
 from smallview.training.loop import StepReport, TrainState, train
 from smallview.training.precision import Precision
 from smallview.views.making import ViewMaker
-
-gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def gpu(test: Any) -> Any:
-    """Marked, and left out where there is none."""
-    return pytest.mark.gpu(gpu_only(test))
 
 
 def test_without_cuda_passes_run_as_they_are() -> None:
@@ -39,11 +31,10 @@ def test_without_cuda_passes_run_as_they_are() -> None:
     assert copy.deepcopy(graphs) is not graphs
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_graphs_are_refused_without_cuda(tmp_path) -> None:
+def test_graphs_are_refused_on_a_cpu(tmp_path) -> None:
     pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
     with pytest.raises(UsageError, match="execution is graph and the device cpu; wanted eager"):
-        pretrain(pictures, epochs=1, out=tmp_path / "run", quiet=True, sets={"execution": "graph"})
+        pretrain(pictures, epochs=1, out=tmp_path / "run", quiet=True, device="cpu", sets={"execution": "graph"})
 
 
 def trained(method: str, graph: bool, steps: int = 12, dtype: str = "float32") -> tuple[list[float], Networks]:
@@ -52,8 +43,8 @@ def trained(method: str, graph: bool, steps: int = 12, dtype: str = "float32") -
     pack = open_pack(open_source(pictures), short_side=None)
     torch.manual_seed(0)
     net, config = build_encoder("dense_small", size=32, seed=0)
-    networks = Networks(net, config.features, chosen.method.heads, chosen.method.target)
-    networks.passes = Graphs() if graph else networks.passes
+    passes = Graphs() if graph else plain
+    networks = Networks(net, config.features, chosen.method.heads, chosen.method.target, passes)
     precision, device = Precision("channels_last", dtype, ""), torch.device("cuda")
     precision.place(networks, device)
     bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, device)
@@ -70,7 +61,7 @@ def trained(method: str, graph: bool, steps: int = 12, dtype: str = "float32") -
     return losses, networks
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("method", ["simclr", "byol", "moco_v2", "vicreg", "ressl", "s3l_moco"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_graphs_train_as_eager_passes_do(method: str, dtype: str) -> None:
@@ -86,7 +77,7 @@ def test_graphs_train_as_eager_passes_do(method: str, dtype: str) -> None:
             assert torch.equal(a, b), name  # recording's own passes do not count
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_pass_that_looks_at_its_numbers_is_refused() -> None:
     class Looks(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,7 +88,7 @@ def test_a_pass_that_looks_at_its_numbers_is_refused() -> None:
     assert torch.randn(3, device="cuda").isfinite().all()
 
 
-@gpu
+@pytest.mark.gpu
 def test_shapes_after_the_last_graph_run_without_one() -> None:
     layer = nn.Linear(3, 2).cuda()
     graphs = Graphs()

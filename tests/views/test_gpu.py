@@ -14,7 +14,7 @@ from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
 from smallview.views.view import View
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from smallview.data.masking import find_foregrounds, masks_in_folder, masks_of_array
-from smallview.data.packing import Pack, open_pack
+from smallview.data.pack import Pack
+from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import DataError
 from smallview.presets import preset
