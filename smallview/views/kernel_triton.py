@@ -83,15 +83,10 @@ def cut(images: Tensor, known: Tensor, needed: tuple[int, bool, bool], view: Vie
         side, tile = _tile(size)
         _blur_rows[(b, triton.cdiv(size, tile))](known, blur, size, WIDTH, SIGMA, CUT, side, tile)
         rows, columns = blur @ rows, blur @ columns
-    # weights that were broadcast over channels would be copied for each of them
-    across = images.to(torch.float16, memory_format=torch.contiguous_format).flatten(1, 2) @ columns.transpose(1, 2)
-    across = across.view(b, 3, -1, size)  # [B, 3, H, S]
-    crops = torch.empty(3, b, size, size, dtype=torch.float16, device=device)  # bytes still
-    for channel in range(3):
-        torch.bmm(rows, across[:, channel], out=crops[channel])
+    crops = rows[:, None] @ images.half() @ columns[:, None].transpose(2, 3)  # [B, 3, S, S], bytes still
     out = torch.empty(b, 3, size, size, device=device)
     _colours[(b,)](
-        *(crops, known, out, moments, size * size, b * size * size, view.solarize_threshold),
+        *(crops, known, out, moments, size * size, view.solarize_threshold),
         *(WIDTH, MATRIX, SHARE, SOLARIZE, *(float(weight) for weight in LUMA), contrast, view.solarize > 0.0, BLOCK),
         num_warps=8,
     )
@@ -197,7 +192,6 @@ def _colours(
     out,
     moments,
     places,
-    plane,
     threshold,
     width: tl.constexpr,
     matrix: tl.constexpr,
@@ -213,7 +207,7 @@ def _colours(
     # kernel_torch.disturb, for one picture; crops hold bytes, the result is in [0, 1] and normalised
     b = tl.program_id(0).to(tl.int64)
     row, base = known + b * width, b * 3 * places
-    red_at, green_at, blue_at = crops + b * places, crops + plane + b * places, crops + plane + plane + b * places
+    red_at, green_at, blue_at = crops + base, crops + base + places, crops + base + 2 * places
     shift = 0.0
     if contrast:
         luma = tl.zeros([block], tl.float32)

@@ -198,7 +198,7 @@ class ViewMaker:
         for rows in groups:
             images = self.on_device.images(index[rows])
             if self.executor == "triton" and all(view.mask_background == 0.0 for view, _ in pairs):
-                images = images.to(torch.float16, memory_format=torch.contiguous_format)  # once for all views
+                images = images.half()  # once for all views
             few = len(groups) > 1
             parts.append(
                 [self._view_of(index[rows], images, view, drawn.take(rows) if few else drawn) for view, drawn in pairs]
