@@ -75,11 +75,17 @@ def pretrain(
     threads: Whole | None = None,
     save_every: float | None = None,
     masks: str | None = None,
+    devices: Whole = 1,
+    online: str | None = None,
+    stop_on_collapse: On = False,
+    tensorboard: On = False,
     set_: Sets = (),
     config: str | None = None,
     probe: On = False,
     print_config: On = False,
     fresh: On = False,
+    resume_from: str | None = None,
+    weights_from: str | None = None,
     accept_data_change: On = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -120,6 +126,16 @@ def pretrain(
     masks
         Foregrounds for methods that mask the background: border_colour, centre_prior, spectral_residual, none, encoder:RUN, or a
         folder of masks named as the pictures. Default: border_colour.
+    devices
+        Processes that train together on this machine, each with its GPU or its share of the CPU; the batch is shared out, and
+        stays the same. Several machines: torchrun -m smallview pretrain ...
+    online
+        Judge a linear and a nearest-neighbour probe every 100 steps: `labels` for the data's own, or labeled pictures. The
+        encoder never sees a label.
+    stop_on_collapse
+        End with exit code 5 when the embeddings have collapsed or the loss runs away.
+    tensorboard
+        Also write TensorBoard's files, into RUN/tensorboard (pip install smallview[tensorboard]).
     set_
         Any setting by its path, as in --set optimizer.lr=0.1; may be given again.
     config
@@ -130,6 +146,10 @@ def pretrain(
         Print every setting with the reason for its value, and stop.
     fresh
         Start anew in a new folder (DIR-2); nothing is deleted.
+    resume_from
+        Go on from a checkpoint of another run (RUN, or RUN/checkpoints/step-000123), optimizer and all, in a new --out.
+    weights_from
+        Begin at step 0 with the encoder weights of a run or encoder folder, and nothing else of it.
     accept_data_change
         Go on with an unfinished run though its pictures changed; without it, what changed is told and nothing done.
     json_
@@ -151,6 +171,10 @@ def pretrain(
         "threads": threads,
         "save_every": save_every,
         "probe": probe or None,
+        "online": online,
+        "stop_on_collapse": stop_on_collapse or None,
+        "tensorboard": tensorboard or None,
+        "weights_from": weights_from,
     }
     sets = _sets(set_)
     if print_config:
@@ -160,6 +184,8 @@ def pretrain(
 
         settled, reasons = settle(data, open_source(data), given, config, settings_with_masks(masks, sets), encoder)
         print(explain(settled, reasons, as_json=json_), end="")
+        return
+    if devices != 1 and shell.supervised(devices):
         return
     with stopped_early(shell.go_on):
         from smallview import run
@@ -172,11 +198,14 @@ def pretrain(
             config=config,
             sets=sets,
             fresh=fresh,
+            resume_from=resume_from,
             accept_data_change=accept_data_change,
             quiet=quiet,
             command=shell.go_on,
             **given,
         )
+    if shell.follows():
+        return
     if json_:
         print(
             json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})

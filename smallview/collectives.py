@@ -117,6 +117,53 @@ def first(x: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return given
 
 
+def tell(text: str = "") -> str:
+    """The text of process 0 on all processes."""
+    if world() == 1:
+        return text
+    mine = bytearray(text.encode("utf-8", "surrogateescape")) if rank() == 0 else bytearray()
+    length = torch.tensor(len(mine))
+    dist.broadcast(length, 0)
+    said = torch.frombuffer(mine, dtype=torch.uint8) if mine else torch.empty(int(length), dtype=torch.uint8)
+    if int(length):
+        dist.broadcast(said, 0)
+    return said.numpy().tobytes().decode("utf-8", "surrogateescape")
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so on any process."""
+    if world() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def wait_for_all() -> None:
+    """Goes on when all processes have come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the error says only that another process is gone: what happened there is told there.
+
+    Example:
+        >>> lost(RuntimeError("Connection closed by peer [127.0.0.1]:4711")), lost(RuntimeError("no kernel"))
+        (True, False)
+    """
+    told = str(error)
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "gloo/transport",
+        "Broken pipe",
+        "NCCL",
+        "recvBytes failed",
+    )
+    return isinstance(error, RuntimeError) and any(sign in told for sign in signs)
+
+
 def _same_on_all(x: Tensor) -> None:
     """Compare shape and dtype over processes; a wrong one would hang, or shift rows without a word."""
     if x.dim() > _LARGEST_RANK:

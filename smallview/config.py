@@ -22,20 +22,27 @@ from smallview.views.view import pixels
 FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
 SMALL_SET = 2000
 # What may differ between a run and its continuation: where it computes and when it saves, and what the first start fixed.
-FREE = ("save_every", "probe", "device", "steps", "threads")
+FREE = (
+    *("save_every", "probe", "device", "steps", "threads", "memory"),
+    *("watch_every", "stop_on_collapse", "online", "tensorboard"),
+)
 SAYS_STEPS = ("epochs", "minutes", "batch_size")
 BY_HAND = ("the file", "given", "--set")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Every setting of a run, resolved; written to run.toml, which is a valid --config.
 
     preset: the name that `method` and `optimizer` come from. size: pixels of a view's side. pack: how pictures are kept once decoded,
     `raw` pixels or `jpeg`; `auto` is the rule of data/pack_kind.py. augmentation: `fast` views, or `parity` with torchvision's own
     semantics. epochs or minutes say how long; steps is what they came to. save_every: seconds between checkpoints. layout, dtype:
-    `auto` is the fixed rule. execution: `eager`, or `graph` for passes as CUDA graphs. masks: what is foreground, for views that
-    mask the background.
+    `auto` is the fixed rule. execution: `eager`, `graph` for passes as CUDA graphs, `compile` for torch.compile. memory: `auto` keeps
+    activations while they fit, see training/memory.py. tf32: on a GPU, products of float32 numbers cut to 11 bits. deterministic: only
+    kernels that give the same bits each time. weights_from: the run or encoder folder whose encoder weights training starts from.
+    watch_every: steps between two looks at the probe pictures. stop_on_collapse: end with exit code 5 when the embeddings have
+    collapsed. online: `labels` for those of the data, or labeled pictures, judged while training runs. tensorboard: write its
+    files too. masks: what is foreground, for views that mask the background.
 
     Raises:
         ValueError: a number outside its range, named.
@@ -57,8 +64,16 @@ class RunConfig:
     layout: str
     dtype: str
     execution: str
+    memory: str = "auto"
+    tf32: bool = False
+    deterministic: bool = False
     pack: str
     augmentation: str
+    weights_from: str | None = None
+    watch_every: int = 25
+    stop_on_collapse: bool = False
+    online: str | None = None
+    tensorboard: bool = False
     steps: int | None
     masks: MaskRule
     method: Method
@@ -81,6 +96,8 @@ class RunConfig:
             raise ValueError(f"threads is {self.threads}; wanted 1 or more")
         if not 0.0 < self.save_every <= 1e9:
             raise ValueError(f"save_every is {self.save_every:g}; wanted seconds above 0")
+        if not 1 <= self.watch_every <= 10**6:
+            raise ValueError(f"watch_every is {self.watch_every}; wanted 1 or more steps")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; wanted 1 or more")
         for name, known in (
@@ -88,7 +105,7 @@ class RunConfig:
             ("device", ("auto", "cpu", "cuda", "mps")),
             ("layout", ("auto", "channels_first", "channels_last")),
             ("dtype", ("auto", "float32", "bfloat16")),
-            ("execution", ("eager", "graph")),
+            ("execution", ("eager", "graph", "compile")),
             ("pack", ("auto", "raw", "jpeg")),
             ("augmentation", ("fast", "parity")),
         ):
@@ -213,7 +230,15 @@ def resolve_config(
         "probe": "the fixed rule",
         "layout": "fixed rule of encoder, device and CPU",
         "dtype": "fixed rule of encoder, device and CPU",
-        "execution": "graph launches a GPU's passes at once; worth it for small nets",
+        "execution": "graph launches a GPU's passes at once, worth it for small nets; compile takes a minute and pays in long runs",
+        "memory": "plain while it fits, then activations are computed again",
+        "tf32": "float32 means 24 bits, on a GPU too",
+        "deterministic": "on a GPU some kernels add in any order",
+        "weights_from": "fresh weights, from the seed",
+        "watch_every": "default, steps",
+        "stop_on_collapse": "a collapse is told, and the run goes on",
+        "online": "labels are not looked at",
+        "tensorboard": "metrics.jsonl has all figures",
         "pack": "pixels up to 96 px or 8 GiB, else JPEGs",
         "augmentation": "views in one pass; parity has torchvision's order and clamps",
         "masks": "for views that mask the background",

@@ -6,7 +6,7 @@ Legend: V online views, L target views, B images, D embedding dimensions, M bank
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smallview import collectives
 from smallview.networks.heads import Heads
-from smallview.networks.online_target import Momentum, Networks, Shared
+from smallview.networks.online_target import Momentum, Shared
 from smallview.objectives import (
     Alignment,
     BarlowTwins,
@@ -38,6 +38,7 @@ from smallview.schedules import Schedule, over, resolve
 from smallview.views.view import View
 
 State = dict[str, Tensor]
+Embed = Callable[[Sequence[ViewBatch], Tensor | None], Embedded]  # Networks, or what stands for them among processes
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Method:
 
 
 def compute_loss(
-    method: Method, networks: Networks, bank_state: State, views: Sequence[ViewBatch], progress: float, key: tuple[int, int]
+    method: Method, networks: Embed, bank_state: State, views: Sequence[ViewBatch], progress: float, key: tuple[int, int]
 ) -> tuple[Tensor, dict[str, Tensor], State, Embeddings]:
     """The loss of any method: the weighted sum, each term by name, the bank's next state, and the embeddings for the watch.
 
@@ -158,7 +159,7 @@ def compute_loss(
     images = method.negatives.images(bank_state)  # [M, C, S, S] or None
     seen = gathered(networks(views, images if collectives.rank() == 0 else None), images)  # online [V, B, D], target [L, B, D]
     candidates, bank_state = method.negatives.draw(bank_state, seen, key)
-    embeddings = Embeddings(seen.online, seen.target, candidates, seen.online_views, seen.target_views, key)
+    embeddings = Embeddings(seen.online, seen.target, candidates, seen.online_views, seen.target_views, key, seen.features)
     losses = {name: term.loss(embeddings, progress) for name, term in method.objective.items()}
     total = torch.stack([resolve(term.weight, progress) * losses[name] for name, term in method.objective.items()]).sum()
     return total, losses, bank_state, embeddings

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from statistics import fmean, median_high
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +16,20 @@ from torch import Tensor, nn
 
 from smallview import collectives
 from smallview.config import RunConfig, steps_per_epoch
-from smallview.data.loading import batches, channel_statistics
+from smallview.data.loading import batches, channel_statistics, share
 from smallview.data.pack import Pack
 from smallview.errors import UsageError
+from smallview.evaluation.features import weights_hash
 from smallview.networks.batch_norm import synchronize
-from smallview.networks.encoders import EncoderConfig, build_encoder, describe
-from smallview.networks.online_target import Networks, plain
+from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
+from smallview.networks.modes import evaluating
+from smallview.networks.online_target import Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
+from smallview.pending import passes_for, training_flops
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
-from smallview.seeds import derive
-from smallview.training.graphs import Graphs
+from smallview.seeds import derive, generator
 from smallview.training.loop import StepReport, TrainState, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
 from smallview.training.prefetch import ahead
@@ -37,6 +41,7 @@ WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 # views of so many steps wait; one more is being made, one is in use
 DEPTH = 2
 SLOTS = DEPTH + 2
+PROBE_EPOCH = 2**31 - 1  # no training comes to it: the probe's views are nobody else's
 Say = Callable[[str], None]
 
 
@@ -51,12 +56,32 @@ class Parts:
     precision: Precision
     device: torch.device
     maker: ViewMaker
+    weights: str | None = None  # SHA-256 of those that training started from
 
     def feed(self, start: int, stop: int, total: int | None = None) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
-        """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead."""
+        """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead: of several processes, each its own part."""
         config = self.config
         order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
         return views_ahead(self.maker, config.batch_size, order)
+
+    def probe_views(self) -> tuple[Tensor, Tensor]:
+        """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 128 of them."""
+        n = min(len(self.pack), max(16, min(128, self.config.batch_size // 2)))
+        index = np.sort(generator(self.config.seed, "watch").choice(len(self.pack), n, replace=False)).astype(np.int64)
+        views = self.maker(Batch(index, epoch=PROBE_EPOCH, step=0, progress=1.0))
+        first = next(v for v, view in enumerate(views) if view.seen_by != "target")
+        other = next(v for v, view in enumerate(views) if view.seen_by != "online" and v != first)
+        layout = self.precision.memory_format
+        one, two = (views[v].images.contiguous(memory_format=layout).clone() for v in (first, other))
+        return one, two
+
+    def flops(self) -> float:
+        """Floating-point operations of one picture in one step."""
+        online = self.state.networks.online
+        described = self.encoder_config
+        return training_flops(
+            self.config.method, online, self.state.networks.predictor, described.in_channels, self.config.size
+        )
 
     def memory(self) -> int:
         """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
@@ -71,8 +96,13 @@ def views_ahead(
     maker: ViewMaker, batch_size: int, order: Iterable[Batch]
 ) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
     """(Batch, views) in order; a few steps' views are made before they are asked for, in a thread."""
-    on_stream = OnStream(maker, batch_size, SLOTS)
-    with closing(ahead(on_stream.make, order, DEPTH)) as made:
+    rank, world = collectives.rank(), collectives.world()
+    on_stream = OnStream(maker, batch_size // world, SLOTS)
+
+    def make(batch: Batch) -> tuple[tuple[ViewBatch, ...], Any]:
+        return on_stream.make(share(batch, rank, world))
+
+    with closing(ahead(make, order, DEPTH)) as made:
         for batch, views in made:
             yield batch, on_stream.take(views)
 
@@ -103,6 +133,10 @@ def build(
         net, described = build_encoder(
             config.encoder, in_channels=pack.channels, size=config.size, stem=config.stem, seed=derive(config.seed, "encoder")
         )
+    weights = None
+    if config.weights_from is not None:
+        weights = take_weights(net, described, config.weights_from)
+        say(f"the encoder starts from the weights in {config.weights_from}")
     if config.stem == "auto" and described.stem == "small":
         say(
             f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
@@ -114,18 +148,19 @@ def build(
     ):
         say(f"pictures have {pack.channels} channel{'s' * (pack.channels != 1)}: saturation, hue and grayscale are left out")
 
-    if config.execution == "graph":
-        if device.type != "cuda":
-            raise UsageError(f"execution is graph and the device {device}; wanted eager there, or --device cuda")
-        if collectives.world() > 1:
-            raise UsageError(
-                f"execution is graph with {collectives.world()} processes, whose BatchNorm speaks to the others; wanted eager"
-            )
+    if config.execution == "graph" and device.type != "cuda":
+        raise UsageError(f"execution is graph and the device {device}; wanted eager there, or --device cuda")
+    if config.execution != "eager" and collectives.world() > 1:
+        raise UsageError(
+            f"execution is {config.execution} with {collectives.world()} processes, whose BatchNorm speaks to the others; wanted eager"
+        )
+    if collectives.world() > 1:
+        leave_out_idle(net, described, say)
 
     def fresh(precision: Precision) -> TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "heads"))
-            passes = Graphs() if config.execution == "graph" else plain
+            passes = passes_for(config.execution, config.memory, say)
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target, passes)
         synchronize(networks)
         precision.place(networks, device)
@@ -144,7 +179,7 @@ def build(
     precision = rule
     if config.probe and config.steps is None:
         first = next(iter(batches(len(pack), config.batch_size, config.seed, 0, 1)))
-        views = maker(replace(first, progress=0.5))
+        views = maker(replace(share(first, collectives.rank(), collectives.world()), progress=0.5))
         arms: dict[tuple[str, str], TrainState] = {}
 
         def step(arm: Precision) -> None:
@@ -152,13 +187,48 @@ def build(
             train_step(state, config.method, views, progress=0.5, lr=0.0, seed=config.seed, precision=arm, device=device)
 
         precision = probe(step, device)
+        precision = Precision(*json.loads(collectives.tell(json.dumps(list(astuple(precision))))))
         say(precision.reason)
     layout = precision.layout if config.layout == "auto" or (config.probe and config.steps is None) else config.layout
     dtype = precision.dtype if config.dtype == "auto" or (config.probe and config.steps is None) else config.dtype
     if (layout, dtype) != (precision.layout, precision.dtype):
         precision = Precision(layout, dtype, "given")  # type: ignore[arg-type]
     config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
-    return config, Parts(config, pack, fresh(precision), described, precision, device, maker)
+    return config, Parts(config, pack, fresh(precision), described, precision, device, maker, weights)
+
+
+def take_weights(net: nn.Module, described: EncoderConfig, place: str) -> str:
+    """Start a net from the encoder weights of a run or encoder folder, and nothing else of it; -> their SHA-256.
+
+    Raises:
+        UsageError: no encoder there, or another one.
+    """
+    stored, config = load_encoder(place, into=copy.deepcopy(net))
+    for name in ("architecture", "stem", "in_channels"):
+        if getattr(config, name) != getattr(described, name):
+            raise UsageError(
+                f"weights_from: the encoder in {place} has {name} {getattr(config, name)} and this run's has {getattr(described, name)}; "
+                "wanted the same encoder"
+            )
+    net.load_state_dict(stored.state_dict())
+    return weights_hash(stored)
+
+
+def leave_out_idle(net: nn.Module, described: EncoderConfig, say: Say) -> None:
+    """Freeze what no feature depends on, such as a classifier left in a module: DDP would wait for its gradients for ever."""
+    names, parameters = zip(*[(n, p) for n, p in net.named_parameters() if p.requires_grad], strict=True)
+    with evaluating(net), torch.enable_grad():
+        like = parameters[0]
+        shape = (2, described.in_channels, described.size, described.size)
+        features = net(torch.zeros(shape, dtype=like.dtype, device=like.device))
+        slopes = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    idle = [(name, p) for name, p, slope in zip(names, parameters, slopes, strict=True) if slope is None]
+    for _, p in idle:
+        p.requires_grad_(False)
+    if idle:
+        say(
+            f"no feature depends on {len(idle)} parameter{'s' * (len(idle) > 1)} of the encoder, e.g. {idle[0][0]}: left as they are"
+        )
 
 
 def patches_of(pack: Pack, config: RunConfig, encoder: EncoderConfig, device: torch.device) -> Cut:
@@ -215,7 +285,7 @@ def calibrate(parts: Parts, minutes: float, say: Say) -> int:
         on_step=on_step,
     )
     steady = all(view.size is None or isinstance(view.size, (int, float)) for view in config.method.views)
-    step = (median_high if steady else fmean)(times[WARMUP_STEPS:])
+    step = float(collectives.tell(str((median_high if steady else fmean)(times[WARMUP_STEPS:]))))
     steps = max(1, int(60.0 * minutes / step))
     epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
     say(f"{1000 * step:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")

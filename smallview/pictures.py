@@ -32,8 +32,8 @@ def telling(doing: str, say: Say) -> Callable[[int, int], None]:
     return progress
 
 
-def decoded(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
-    """Every picture decoded once; what is broken is named and counted.
+def decoded(source: Source, config: RunConfig, folder: Path | None, say: Say) -> Pack:
+    """Every picture decoded once; what is broken is named in the folder, if there is one, and counted.
 
     Raises:
         DataError: fewer than two can be read.
@@ -48,7 +48,7 @@ def decoded(source: Source, config: RunConfig, folder: Path, say: Say) -> Pack:
         )
     if source.skipped:
         say(f"{source.skipped:,} other file{'s' * (source.skipped > 1)} in {source.name} left out")
-    if pack.bad:
+    if pack.bad and folder is not None:
         write_bad_files(pack, folder / "bad_files.jsonl")
         say(
             f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, e.g. {pack.bad[0].name} ({pack.bad[0].reason}); "

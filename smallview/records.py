@@ -96,7 +96,8 @@ class ViewBatch:
 @dataclass(frozen=True)
 class Embedded:
     """What the networks made of a batch: online [V, B, D], target [L, B, D], which view each came from, and fixed [M, D], the target
-    side's embeddings of the fixed pictures, where the method has some.
+    side's embeddings of the fixed pictures, where the method has some. features [B, F], without gradient and never gathered: what the
+    encoder made of the first online view, for those who look on.
     """
 
     online: Tensor
@@ -104,6 +105,7 @@ class Embedded:
     online_views: tuple[int, ...]
     target_views: tuple[int, ...]
     fixed: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Embeddings:
     """What a loss sees: the whole batch, gathered from all processes.
 
     online [V, B, D]; target [L, B, D]; candidates or None; online_views [V] and target_views [L] say which view each one came from,
-    so that a view is not its own positive; key is (seed, step), for losses that draw.
+    so that a view is not its own positive; key is (seed, step), for losses that draw. features: as in Embedded, not for losses.
     """
 
     online: Tensor
@@ -139,6 +141,7 @@ class Embeddings:
     online_views: tuple[int, ...]
     target_views: tuple[int, ...]
     key: tuple[int, int] = (0, 0)
+    features: Tensor | None = None
 
     def pairs(self, same_view: bool = False) -> list[tuple[int, int]]:
         """(v, l) for every online and target embedding of two different views; with `same_view` also of one view.

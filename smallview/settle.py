@@ -21,6 +21,7 @@ from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.encoders import OWN
 from smallview.settings import dump_toml, to_tables
 from smallview.training.precision import choose_device
+from smallview.training.processes import local_world
 
 NO_JPEGS = "JPEGs hold 1 or 3 channels and these pictures have others"
 
@@ -100,7 +101,7 @@ def settle(
     device = choose_device(str(given.get("device") or (file or {}).get("device") or "auto"))
     name = str(data) if isinstance(data, (str, os.PathLike)) else source.name
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # run.toml is Unicode text
-    facts = Facts(name, len(source), picture_side(source), device.type, cores())
+    facts = Facts(name, len(source), picture_side(source), device.type, max(1, cores() // local_world()))
     flags = dict(given)
     if isinstance(encoder, nn.Module):
         flags["encoder"] = f"custom:{type(encoder).__name__}"

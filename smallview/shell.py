@@ -15,7 +15,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from smallview import __version__
-from smallview.errors import SmallviewError, StoppedError
+from smallview.errors import DivergedError, SmallviewError, StoppedError, UsageError
 from smallview.settings.fitting import printable
 
 _tokens: list[str] = []
@@ -52,6 +52,26 @@ def go_on(folder: Path | None = None) -> str:
     return "smallview " + shlex.join([*kept, "--out", str(folder)])
 
 
+def supervised(processes: int) -> bool:
+    """Run the present command as so many processes and exit with its code; false in one of these processes.
+
+    Raises:
+        UsageError: a number that this machine does not allow, or --fresh, whose folder would be another at each restart.
+    """
+    from smallview.training.supervise import supervise
+
+    if "RANK" in os.environ:
+        return False
+    if not 1 <= processes <= 64:
+        raise UsageError(f"--devices is {processes}; wanted 1 to 64 processes on this machine")
+    if "--fresh" in _tokens:
+        raise UsageError("--devices goes without --fresh: a restart would begin yet another folder; name a new one with --out")
+    code = supervise(_tokens, processes, say)
+    if code:
+        sys.exit(code)
+    return True
+
+
 def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 usage, 3 data, 4 folder in use, 5 diverged, 75 stopped and saved, 130 broken off.
 
@@ -75,7 +95,8 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved; an impatient second one has nothing left to stop
         if debug:
             traceback.print_exc()
-        say(f"smallview: {error}")
+        if not (isinstance(error, (StoppedError, DivergedError)) and follows()):  # process 0 says it for all
+            say(f"smallview: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("smallview: broken off")
@@ -86,8 +107,24 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
     except Exception as error:
         if debug:
             raise
+        if "RANK" in os.environ and _lost(error):
+            if not follows():
+                say("smallview: another process of this run is gone; the same command goes on from the last checkpoint")
+            sys.stderr.flush()
+            os._exit(1)  # with half of its group gone, torch may wait or abort on the way out
         say(_crash(error))
         sys.exit(1)
+
+
+def follows() -> bool:
+    """Whether this is one of several processes, and not the first."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _lost(error: Exception) -> bool:
+    from smallview.collectives import lost
+
+    return lost(error)
 
 
 def print_rows(rows: list[Any]) -> None:

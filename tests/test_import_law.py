@@ -22,6 +22,8 @@ LEVELS = (
     ("presets", "training", "output"),
     ("config", "explain"),
     ("settle", "parts", "pictures", "foregrounds"),
+    ("continuing", "online"),
+    ("beside",),
     ("run", "plan", "use"),
     ("demo", "estimator", "shell"),
     ("cli",),

@@ -97,16 +97,19 @@ def plain(module: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def _embed(branch: Branch, images: dict[int, Tensor], passes: Passes) -> dict[int, Tensor]:
-    """Embeddings of images by number, one encoder call per size."""
+def _embed(branch: Branch, images: dict[int, Tensor], passes: Passes) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Embeddings and features of images by number, one encoder call per size."""
     by_size: dict[int, list[int]] = {}
     for number, x in images.items():
         by_size.setdefault(x.shape[-1], []).append(number)
-    out: dict[int, Tensor] = {}
+    embeddings: dict[int, Tensor] = {}
+    features: dict[int, Tensor] = {}
     for group in by_size.values():
-        stacked = passes(branch, torch.cat([images[number] for number in group]))
-        out.update(zip(group, stacked.split([len(images[number]) for number in group]), strict=True))
-    return out
+        encoded = passes(branch.encoder, torch.cat([images[number] for number in group]))
+        lengths = [len(images[number]) for number in group]
+        embeddings.update(zip(group, passes(branch.projector, encoded).split(lengths), strict=True))
+        features.update(zip(group, encoded.detach().split(lengths), strict=True))
+    return embeddings, features
 
 
 class Networks(nn.Module):
@@ -141,9 +144,10 @@ class Networks(nn.Module):
                 fixed = F.interpolate(fixed, size=like.shape[-2:], mode="bilinear", antialias=True)
             target_images[FIXED] = fixed.to(like).contiguous(memory_format=_layout(like))
         if self.target is None:
-            keys = projected = _embed(self.online, online_images | target_images, self.passes)
+            projected, features = _embed(self.online, online_images | target_images, self.passes)
+            keys = projected
         else:
-            projected = _embed(self.online, online_images, self.passes)
+            projected, features = _embed(self.online, online_images, self.passes)
             keys = self._target_embeddings(self.target, target_images)
         online = torch.stack([projected[v] for v in online_views])  # [V, B, D]
         target = torch.stack([keys[v] for v in target_views])  # [L, B, D]
@@ -152,14 +156,14 @@ class Networks(nn.Module):
             target, patches = target.detach(), None if patches is None else patches.detach()
         if self.predictor is not None:
             online = self.passes(self.predictor, online.flatten(0, 1)).unflatten(0, online.shape[:2])
-        return Embedded(online, target, online_views, target_views, patches)
+        return Embedded(online, target, online_views, target_views, patches, features[online_views[0]])
 
     @torch.no_grad()
     def _target_embeddings(self, target: Branch, images: dict[int, Tensor]) -> dict[int, Tensor]:
         own = not isinstance(self.rule, Momentum) or self.rule.buffers == "own"
         # statistics that are copied or averaged must not move by the target's own passes as well
         kept = [] if own else [buffer.clone() for buffer in target.buffers()]
-        keys = _embed(target, images, self.passes)
+        keys, _ = _embed(target, images, self.passes)
         for buffer, value in zip(target.buffers(), kept, strict=False):
             buffer.copy_(value)
         return keys

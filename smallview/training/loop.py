@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from smallview import collectives
 from smallview.errors import DivergedError
 from smallview.joint_embedding import Method, compute_loss
 from smallview.networks.online_target import Networks
@@ -20,7 +21,8 @@ from smallview.records import Batch, ViewBatch
 from smallview.schedules import Schedule, resolve
 from smallview.seeds import derive
 from smallview.training.precision import Precision
-from smallview.training.watch import feature_spread, gradient_size
+from smallview.training.processes import among_processes
+from smallview.training.watch import gradient_size
 
 MOST_SKIPPED = 3
 
@@ -38,6 +40,7 @@ class TrainState:
     def __post_init__(self) -> None:
         # walking the modules at every step costs a small net on a GPU a tenth of it
         self.buffers = list(self.networks.buffers())
+        self.model = among_processes(self.networks)
 
     def trained(self) -> list[Tensor]:
         """What the optimizer moves."""
@@ -70,21 +73,28 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """What one step did: loss terms by name, spread of the online embeddings, seconds spent and seconds waited for data."""
+class Stepped:
+    """What one step computed: the loss and its terms, the size of the gradients, whether all was finite, features [B, F] of a view."""
 
-    step: int
-    epoch: int
-    progress: float
-    lr: float
     loss: float
     losses: dict[str, float]
-    spread: float | None
+    gradient: float
+    finite: bool
+    features: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: its batch, the numbers that it came to, seconds spent and seconds waited for data."""
+
+    step: int
+    batch: Batch
+    progress: float
+    lr: float
+    done: Stepped
     seconds: float
     waited: float
-    images: int
     warning: str | None = None
-    rows: list[int] = field(default_factory=list)
 
 
 def train_step(
@@ -98,20 +108,19 @@ def train_step(
     total_steps: int = 1,
     precision: Precision,
     device: torch.device,
-    look: bool = True,
-) -> tuple[float, dict[str, float], float | None, bool]:
-    """One step of any method: loss, backward, optimizer, target follows. -> loss, terms, spread, whether the numbers were finite.
+) -> Stepped:
+    """One step of any method: loss, backward, optimizer, target follows.
 
     A loss or gradient that is not finite changes nothing: weights, BatchNorm statistics and bank stay as they were.
     """
-    torch.manual_seed(derive(seed, "step", state.step))  # for layers that draw, such as dropout
+    torch.manual_seed(derive(seed, "step", state.step) + collectives.rank())  # for layers that draw, such as dropout
     views = tuple(ViewBatch(v.images.contiguous(memory_format=precision.memory_format), v.seen_by) for v in views)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     kept = [torch.empty_like(buffer) for buffer in state.buffers]
     _copy(kept, state.buffers)  # one NaN in a running average would stay there for good
     with precision.autocast(device):
-        loss, losses, bank, embeddings = compute_loss(method, state.networks, state.bank, views, progress, (seed, state.step))
+        loss, losses, bank, embeddings = compute_loss(method, state.model, state.bank, views, progress, (seed, state.step))
     loss.backward()
     # everything that is told comes back at once: a GPU waits for Python as often as it is asked
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -125,8 +134,7 @@ def train_step(
     else:
         _copy(state.buffers, kept)
     state.optimizer.zero_grad(set_to_none=True)
-    spread = feature_spread(embeddings.online[0].detach()) if look else None
-    return value, dict(zip(losses, terms, strict=True)), spread, finite
+    return Stepped(value, dict(zip(losses, terms, strict=True)), slope, finite, embeddings.features)
 
 
 @torch.no_grad()
@@ -147,12 +155,11 @@ def train(
     precision: Precision,
     device: torch.device,
     on_step: Callable[[StepReport], bool],
-    look_every: int = 10,
 ) -> bool:
     """Train until `total_steps`; `on_step` sees every report and returns True to stop. -> whether it was finished.
 
-    feed yields (Batch, views) from `state.step` on. A step whose numbers are not finite is skipped and said; the third in a row
-    raises DivergedError.
+    feed yields (Batch, views) from `state.step` on; of several processes, each has its own part of the views. A step whose numbers are
+    not finite is skipped and said; the third in a row raises DivergedError.
     """
     state.networks.train()
     before = time.perf_counter()
@@ -160,8 +167,7 @@ def train(
         waited = time.perf_counter() - before
         progress = state.step / total_steps
         rate = resolve(lr, progress)
-        look = state.step % look_every == 0
-        loss, losses, spread, finite = train_step(
+        done = train_step(
             state,
             method,
             views,
@@ -171,31 +177,22 @@ def train(
             total_steps=total_steps,
             precision=precision,
             device=device,
-            look=look,
         )
-        state.skipped = 0 if finite else state.skipped + 1
+        state.skipped = 0 if done.finite else state.skipped + 1
         state.step += 1
-        warning = None
-        if not finite:
-            warning = (
-                f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"
-            )
+        skipped = f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"
         now = time.perf_counter()
         report = StepReport(
             step=state.step,
-            epoch=batch.epoch,
+            batch=batch,
             progress=state.step / total_steps,
             lr=rate,
-            loss=loss,
-            losses=losses,
-            spread=spread,
+            done=done,
             seconds=now - before,
             waited=waited,
-            images=len(batch.index),
-            warning=warning,
-            rows=[] if finite else [int(i) for i in batch.index],
+            warning=None if done.finite else skipped,
         )
-        stop = on_step(report)
+        stop = collectives.any_of(on_step(report))
         if state.skipped >= MOST_SKIPPED:
             raise DivergedError(
                 f"step {state.step:,}: the loss was not finite {MOST_SKIPPED} times in a row; the last good checkpoint is kept; "

@@ -27,14 +27,14 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Shows images per second, the share of time spent waiting for views, loss terms, spread and time left; on stderr."""
+    """Shows images per second, the share of time spent waiting for views, loss terms, verdict and time left; on stderr."""
 
     def __init__(self, total_steps: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
         self.total, self.stream, self.quiet = total_steps, stream or sys.stderr, quiet
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
         self.images = 0
         self.seconds = self.waited = 0.0
-        self.spread: float | None = None
+        self.verdict: str | None = None
         self.rate: float | None = None
         self.shown = time.monotonic()
         self.drawn = False
@@ -61,21 +61,21 @@ class Progress:
         """One line about the run as it stands."""
         speed = self.images / max(self.seconds, 1e-9)
         left = (self.total - report.step) * (self.rate or 0.0)
-        terms = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
-        spread = "" if self.spread is None else f" · spread {self.spread:.2f}"
+        terms = " ".join(f"{name} {value:.3f}" for name, value in report.done.losses.items())
+        verdict = "" if self.verdict is None else f" · {self.verdict}"
         waited = 100.0 * self.waited / max(self.seconds, 1e-9)
         return (
-            f"step {report.step:,}/{self.total:,} · epoch {report.epoch + 1} · {terms}{spread} · {speed:,.0f} images/s · "
+            f"step {report.step:,}/{self.total:,} · epoch {report.batch.epoch + 1} · {terms}{verdict} · {speed:,.0f} images/s · "
             f"waiting for data {waited:.0f} % · {clock(left)} left"
         )
 
-    def update(self, report: StepReport) -> None:
-        """Take in a step; show it when it is time."""
-        self.images += report.images
+    def update(self, report: StepReport, verdict: str | None = None) -> None:
+        """Take in a step, and how the run does; show it when it is time."""
+        self.images += len(report.batch.index)
         self.seconds += report.seconds
         self.waited += report.waited
         self.rate = report.seconds if self.rate is None else 0.95 * self.rate + 0.05 * report.seconds
-        self.spread = self.spread if report.spread is None else report.spread
+        self.verdict = verdict
         if report.warning:
             self.say(report.warning)
         now = time.monotonic()

@@ -1,0 +1,129 @@
+"""How a run goes on: the settings that it began with, what may differ from them, and where its first step comes from."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smallview import collectives
+from smallview import config as configuration
+from smallview.config import RunConfig, mathematics
+from smallview.errors import UsageError
+from smallview.files import write_text
+from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
+from smallview.settle import cores
+
+MOST_TOLD = 6
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run that another one starts from: its folder, and the step of one of its checkpoints; None is the newest."""
+
+    folder: Path
+    step: int | None
+
+
+def origin_of(path: str | Path) -> Origin:
+    """What --resume-from names: a run folder, or one of its checkpoints.
+
+    Raises:
+        UsageError: neither of them.
+
+    Example:
+        >>> origin_of("no/such/run")
+        Traceback (most recent call last):
+        smallview.errors.UsageError: there is no run in no/such/run; wanted a run folder, or DIR/checkpoints/step-000123 in one
+    """
+    place = Path(path)
+    named = re.fullmatch(r"step-(\d{6,12})", place.name)
+    folder = place.parent.parent if named and place.parent.name == "checkpoints" else place
+    if not (folder / "run.toml").exists():
+        raise UsageError(f"there is no run in {folder}; wanted a run folder, or DIR/checkpoints/step-000123 in one")
+    return Origin(folder, int(named[1]) if named and folder != place else None)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in this folder is done."""
+    return (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists()
+
+
+def stored_config(folder: Path) -> RunConfig | None:
+    """The settings of a run that began in this folder; None where none did.
+
+    Raises:
+        UsageError: a damaged record, or one of another version.
+    """
+    path = folder / "run.toml"
+    if not path.exists():
+        return None
+    try:
+        tables = load_toml(path)
+        version = tables.pop("format_version", configuration.FORMAT_VERSION)
+        tables.pop("recorded", None)
+        if version == configuration.FORMAT_VERSION:
+            return from_tables(RunConfig, tables, source=str(path))
+    except UsageError as error:
+        raise UsageError(f"the record of the run is damaged: {error}; put it right, or add --fresh or another --out") from None
+    if version not in range(1, configuration.FORMAT_VERSION):
+        raise UsageError(
+            f"{path} has format_version {version}; this version goes on with {configuration.FORMAT_VERSION}: add --fresh or another --out"
+        )
+    began = "was made by" if finished(folder) else "began with"
+    finish = "" if finished(folder) else "finish it there, or "
+    raise UsageError(f"{folder} {began} an earlier version of smallview, whose settings were others; {finish}add --fresh")
+
+
+def going_on(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:
+    """The settings to go on with: the stored ones, if the mathematics agree.
+
+    Raises:
+        UsageError: they do not, with what differs.
+    """
+    # what was left to the defaults stays as the first start resolved it
+    left = {name: getattr(stored, name) for name in ("batch_size", "stem", "layout", "dtype", "pack") if name not in explicit}
+    if wanted.stem == "auto":
+        left["stem"] = stored.stem
+    wanted = replace(wanted, **left)
+    changed = [line for line in diff(mathematics(stored), mathematics(wanted)) if not line.startswith("data:")]
+    if changed:
+        told = "; ".join(changed[:MOST_TOLD]) + (f"; and {len(changed) - MOST_TOLD} more" if len(changed) > MOST_TOLD else "")
+        raise UsageError(
+            f"{folder} holds a run with other settings ({told}); "
+            "repeat its settings to go on with it, or add --fresh or another --out to start anew"
+        )
+    if "threads" in explicit and wanted.threads != stored.threads:
+        say(f"going on with {stored.threads} threads as the run began, not {wanted.threads}: other threads give other bits")
+    return replace(wanted, steps=stored.steps, threads=stored.threads)
+
+
+def tell_other_processes(folder: Path, say: Say) -> None:
+    """Say it when another number of processes goes on with a run, or another version of torch."""
+    recorded = load_toml(folder / "run.toml").get("recorded", {})
+    before, now = int(recorded.get("processes", 1)), collectives.world()
+    if before != now:
+        say(f"{before} -> {now} processes: the same batches in the same order; rounding may differ")
+    if recorded.get("torch", torch.__version__) != torch.__version__:
+        say(f"the run began with torch {recorded['torch']} and goes on with {torch.__version__}: rounding may differ")
+
+
+def write_config(folder: Path, config: RunConfig, recorded: dict[str, Any], changed: str = "") -> None:
+    """Write run.toml: every setting, and what was found out about data and machine; `changed` pictures are added to those before."""
+    changes = load_toml(folder / "run.toml").get("recorded", {}).get("data_changes", []) if changed else []
+    recorded = {
+        **recorded,
+        **({"data_changes": [*changes, changed]} if changed else {}),
+        "processes": collectives.world(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {cores()} cores",
+    }
+    tables = {"format_version": configuration.FORMAT_VERSION, **to_tables(config), "recorded": recorded}
+    write_text(folder / "run.toml", dump_toml(tables))
