@@ -31,8 +31,9 @@ from smallview.networks.encoders import build_encoder
 from smallview.networks.online_target import Networks
 from smallview.records import ViewBatch
 from smallview.training.cost import encoder_passes
-from smallview.training.loop import TrainState, train_step
+from smallview.training.loop import train_step
 from smallview.training.precision import Precision, keep_big_blocks
+from smallview.training.state import TrainState
 from smallview.views.saliency import per_picture
 from smallview.views.view import pixels
 

@@ -37,8 +37,9 @@ from smallview.parts import DEPTH, views_ahead
 from smallview.presets import Preset, preset
 from smallview.records import Batch, ViewBatch
 from smallview.training.graphs import Graphs
-from smallview.training.loop import StepReport, TrainState, train
+from smallview.training.loop import StepReport, train
 from smallview.training.precision import BFLOAT16_FLAGS, Format, cpu_flags, fixed_rule, keep_big_blocks
+from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 
 ENCODERS = ("resnet18", "mobilenetv3_small_050", "mobilenetv3_small_100", "dense_small", "three_convolutions")

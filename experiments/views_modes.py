@@ -33,9 +33,10 @@ from smallview.networks.online_target import Networks
 from smallview.optimizers import learning_rate
 from smallview.presets import preset
 from smallview.seeds import derive
-from smallview.training.loop import TrainState, train
+from smallview.training.loop import train
 from smallview.training.precision import Precision, keep_big_blocks
 from smallview.training.prefetch import ahead
+from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker, centre_views
 from smallview.views.sampling import Mode
 

@@ -78,7 +78,7 @@ def stored_config(folder: Path) -> RunConfig | None:
         )
     began = "was made by" if finished(folder) else "began with"
     finish = "" if finished(folder) else "finish it there, or "
-    raise UsageError(f"{folder} {began} an earlier version of smallview, whose settings were others; {finish}add --fresh")
+    raise UsageError(f"{folder} {began} an earlier version of smallview, whose views were others; {finish}add --fresh")
 
 
 def going_on(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:

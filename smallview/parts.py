@@ -30,9 +30,10 @@ from smallview.pending import passes_for, training_flops
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
-from smallview.training.loop import StepReport, TrainState, train, train_step
+from smallview.training.loop import StepReport, train, train_step
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
 from smallview.training.prefetch import ahead
+from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
 from smallview.views.view import View

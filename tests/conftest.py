@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from smallview import run as story
+from smallview import beside
 from smallview.records import Foregrounds, Pictures
 from smallview.training.launch import StopRequest
 
@@ -61,6 +61,6 @@ def stop_after() -> Callable[[pytest.MonkeyPatch, int], None]:
             def requested(self, value: bool) -> None:
                 pass
 
-        monkeypatch.setattr(story, "StopRequest", Counted)
+        monkeypatch.setattr(beside, "StopRequest", Counted)
 
     return stop

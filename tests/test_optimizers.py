@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from smallview.optimizers import LARS, SGD, AdamW, Muon, Optimizer, learning_rate, orthogonalize, scaled_lr
 from smallview.schedules import Constant, Cosine, Product, Ramp, Staircase, WarmupCosine, resolve
 from smallview.settings import dump_toml, from_tables, load_toml, override, to_tables
-from smallview.training.loop import TrainState, train_step
+from smallview.training.loop import train_step
 from smallview.training.precision import Precision
+from smallview.training.state import TrainState
 
 CPU = torch.device("cpu")
 VALUES: list[Optimizer] = [SGD(lr=0.1), SGD(lr=0.1, nesterov=False), AdamW(lr=0.01), LARS(lr=1.0), Muon(lr=0.05)]
@@ -383,15 +385,16 @@ def test_resuming_is_not_stopping(value: Optimizer, layout: torch.memory_format)
 
 @pytest.mark.parametrize("value", VALUES, ids=IDS)
 def test_the_loop_sets_the_rate_of_each_group(value: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compute_loss(*given: object) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], None]:
-        return sum(p.sum() for p in made.networks.parameters()), {}, {}, None  # type: ignore[return-value]
+    def compute_loss(*given: object) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], SimpleNamespace]:
+        loss: Tensor = sum(p.sum() for p in made.networks.parameters())  # type: ignore[assignment]
+        return loss, {}, {}, SimpleNamespace(features=None)
 
     monkeypatch.setattr("smallview.training.loop.compute_loss", compute_loss)
     monkeypatch.setattr(Net, "follow", lambda *given: None, raising=False)
     made = state(value, 0)
     for lr in (0.5, 0.25):
         precision = Precision("channels_first", "float32", "")
-        train_step(made, None, (), progress=0.0, lr=lr, seed=0, precision=precision, device=CPU, look=False)  # type: ignore[arg-type]
+        train_step(made, None, (), progress=0.0, lr=lr, seed=0, precision=precision, device=CPU)  # type: ignore[arg-type]
         scales = [1.0, 0.05, 0.05] if isinstance(value, Muon) else [1.0, 1.0]
         assert [group["lr"] for group in made.optimizer.param_groups] == [lr * scale for scale in scales]
 

@@ -133,3 +133,70 @@ def keep_big_blocks() -> bool:
         return bool(libc.mallopt(trim_threshold, 2**31 - 1)) and bool(libc.mallopt(mmap_max, 0))
     except OSError:
         return False
+
+
+@contextmanager
+def numerics(tf32: bool, deterministic: bool) -> Iterator[None]:
+    """How float32 numbers are multiplied on CUDA and in which order they are added; as before afterwards.
+
+    tf32: products of float32 numbers, in convolutions too, take 11 bits of each; without, all 24, where torch's default lets
+    convolutions take 11. deterministic: only kernels that give the same bits each time. cuBLAS needs CUBLAS_WORKSPACE_CONFIG for that,
+    which is set here where it is not: enter before the first product on CUDA, which is when cuBLAS reads it.
+
+    Raises:
+        SmallviewError: inside, an operation that has no deterministic kernel.
+
+    Example:
+        >>> with numerics(tf32=False, deterministic=True):
+        ...     torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+        (True, False)
+    """
+    cudnn = torch.backends.cudnn
+    before = _tf32()
+    kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.benchmark
+    workspace = os.environ.get(WORKSPACE)
+    _set_tf32((tf32, tf32))
+    if deterministic:
+        os.environ.setdefault(WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.benchmark = False  # kernels chosen by the clock differ from run to run
+    try:
+        yield
+    except RuntimeError as error:
+        if deterministic and (told := nondeterministic(error)) is not None:
+            raise SmallviewError(told) from error
+        raise
+    finally:
+        _set_tf32(before)
+        if deterministic:
+            torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
+            cudnn.benchmark = kept[2]
+            if workspace is None:
+                os.environ.pop(WORKSPACE, None)
+
+
+def nondeterministic(error: BaseException) -> str | None:
+    """A line for the user when torch says that an operation has no deterministic kernel; None for other errors.
+
+    Example:
+        >>> nondeterministic(RuntimeError("fold_backward does not have a deterministic implementation, but you set ..."))
+        'deterministic is true, and fold_backward has no deterministic kernel here; use --set deterministic=false'
+    """
+    told = str(error)
+    name, found, _ = told.partition(" does not have a deterministic implementation")
+    if found:
+        return f"deterministic is true, and {name.split()[-1]} has no deterministic kernel here; use --set deterministic=false"
+    if WORKSPACE in told:
+        return (
+            f"deterministic is true, and cuBLAS began without {WORKSPACE}; set {WORKSPACE}=:4096:8 before starting, "
+            "or use --set deterministic=false"
+        )
+    return None
+
+
+def _tf32() -> tuple[bool, bool] | None:
+    """Whether products and convolutions may take TF32; None where torch's newer names were used, which it will not put in the old."""
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32), bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None

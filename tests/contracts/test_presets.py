@@ -36,8 +36,9 @@ from smallview.records import ViewBatch
 from smallview.schedules import Steps
 from smallview.settings import diff, from_tables, override, to_tables, to_toml
 from smallview.training.cost import encoder_passes
-from smallview.training.loop import TrainState, train_step
+from smallview.training.loop import train_step
 from smallview.training.precision import Precision
+from smallview.training.state import TrainState
 from smallview.views import sampling
 from smallview.views.view import View, pixels
 
@@ -109,7 +110,7 @@ def go(
 ) -> list[float]:
     losses = []
     for _ in range(steps):
-        loss, _, _, finite = train_step(
+        done = train_step(
             state,
             chosen.method,
             views_of(chosen, state.step, channels),
@@ -119,9 +120,9 @@ def go(
             precision=Precision("channels_first", dtype, ""),
             device=CPU,
         )
-        assert finite
+        assert done.finite
         state.step += 1
-        losses.append(loss)
+        losses.append(done.loss)
     return losses
 
 
@@ -253,7 +254,7 @@ def test_a_batch_with_infinite_pictures_changes_nothing(chosen: Preset) -> None:
         for v in range(len(views)):
             broken = copy.deepcopy(views)
             broken[v].images[1, 0, 3, 3] = bad
-            loss, _, _, finite = train_step(
+            done = train_step(
                 state,
                 chosen.method,
                 tuple(broken),
@@ -263,7 +264,7 @@ def test_a_batch_with_infinite_pictures_changes_nothing(chosen: Preset) -> None:
                 precision=Precision("channels_first", "float32", ""),
                 device=CPU,
             )
-            assert not finite and not np.isfinite(loss)
+            assert not done.finite and not np.isfinite(done.loss)
             assert same_bits(copies(state), before)
             assert all(p.grad is None for p in state.networks.parameters())
     twin = begin(chosen)

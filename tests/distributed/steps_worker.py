@@ -23,9 +23,10 @@ from smallview.networks.online_target import Networks
 from smallview.optimizers import learning_rate
 from smallview.presets import PRESETS, Preset
 from smallview.records import Batch, ViewBatch
-from smallview.training.loop import StepReport, TrainState, train
+from smallview.training.loop import StepReport, train
 from smallview.training.precision import Precision
 from smallview.training.processes import joined
+from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 
 PICTURES, B, SIZE, STEPS, SEED = 44, 20, 16, 20, 3

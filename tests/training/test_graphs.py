@@ -19,8 +19,9 @@ from smallview.parts import views_ahead
 from smallview.presets import preset
 from smallview.run import pretrain
 from smallview.training.graphs import MOST, Graphs
-from smallview.training.loop import StepReport, TrainState, train
+from smallview.training.loop import StepReport, train
 from smallview.training.precision import Precision
+from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 
 
@@ -53,7 +54,7 @@ def trained(method: str, graph: bool, steps: int = 12, dtype: str = "float32") -
     losses: list[float] = []
 
     def on_step(report: StepReport) -> bool:
-        losses.append(report.loss)
+        losses.append(report.done.loss)
         return False
 
     feed = views_ahead(maker, 64, batches(len(pack), 64, 0, 0, steps, total_steps=steps))

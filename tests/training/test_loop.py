@@ -17,8 +17,9 @@ from smallview.objectives import InfoNCE, NearestSmoothing
 from smallview.presets import preset
 from smallview.records import Batch, ViewBatch
 from smallview.schedules import Ramp, WarmupCosine
-from smallview.training.loop import StepReport, TrainState, train
+from smallview.training.loop import StepReport, train
 from smallview.training.precision import Precision
+from smallview.training.state import TrainState
 
 CPU = torch.device("cpu")
 PLAIN = Precision("channels_first", "float32", "")
@@ -79,7 +80,6 @@ def run(
         precision=PLAIN,
         device=CPU,
         on_step=on_step,
-        look_every=3,
     )
     return done, reports
 
@@ -99,10 +99,18 @@ def test_reports_count_and_the_rate_follows_its_schedule() -> None:
     assert [r.lr for r in reports] == [WarmupCosine(0.1, 0.25).at(i / 8) for i in range(8)]
     assert reports[0].lr == 0.0 and reports[2].lr == pytest.approx(0.1) and reports[-1].lr < 0.01
     assert [r.progress for r in reports] == [(i + 1) / 8 for i in range(8)]
-    assert [r.spread is not None for r in reports] == [True, False, False] * 2 + [True, False]
-    assert [r.images for r in reports] == [4] * 8 and [r.epoch for r in reports] == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert all(r.seconds > 0 and r.waited >= 0 and r.warning is None and r.rows == [] for r in reports)
-    assert all(r.losses.keys() == {"contrastive"} for r in reports)
+    assert [len(r.batch.index) for r in reports] == [4] * 8 and [r.batch.epoch for r in reports] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert all(r.seconds > 0 and r.waited >= 0 and r.warning is None and r.done.finite for r in reports)
+    assert all(r.done.losses.keys() == {"contrastive"} and r.done.gradient > 0 for r in reports)
+
+
+def test_features_are_those_of_the_first_online_view_and_change_nothing() -> None:
+    state, twin = begin(), begin()
+    _, (report,) = run(state, 1)
+    features = report.done.features
+    assert features is not None and features.shape == (4, 8) and not features.requires_grad
+    _, views = next(feed(0, 1))
+    torch.testing.assert_close(features, twin.networks.train().online.encoder(views[0].images).detach(), rtol=0, atol=0)
 
 
 def test_stopping_and_going_on_is_not_stopping() -> None:
@@ -113,7 +121,7 @@ def test_stopping_and_going_on_is_not_stopping() -> None:
     resumed = begin()
     resumed.load(bits(stopped), 3)
     done, rest = run(resumed, 8)
-    assert done and [r.loss for r in first + rest] == [r.loss for r in wanted]
+    assert done and [r.done.loss for r in first + rest] == [r.done.loss for r in wanted]
     assert same(bits(resumed), bits(through))
 
 
@@ -132,8 +140,8 @@ def test_a_skipped_batch_changes_nothing_and_is_said() -> None:
     _, reports = run(state, 4, broken=(3,))
     assert same(bits(state), before) and state.step == 4 and state.skipped == 1
     assert reports[0].warning is not None and "batch skipped (1/3)" in reports[0].warning and "step 4" in reports[0].warning
-    assert reports[0].rows == [30, 31, 32, 33]
-    assert not np.isfinite(reports[0].loss)
+    assert reports[0].batch.index.tolist() == [30, 31, 32, 33]
+    assert not np.isfinite(reports[0].done.loss)
     run(state, 5)
     assert state.skipped == 0 and not same(bits(state), before)
 
@@ -180,7 +188,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either(name: str) -> None
         device=CPU,
         on_step=lambda r: bool(reports.append(r)),
     )
-    assert np.isfinite(reports[0].loss) and reports[0].warning is not None
+    assert np.isfinite(reports[0].done.loss) and reports[0].warning is not None
     assert same(bits(state), before)
 
 
@@ -189,7 +197,7 @@ def test_dropout_draws_by_seed_and_step_alone() -> None:
         state = begin()
         state.networks.online.encoder = nn.Sequential(state.networks.online.encoder, nn.Dropout(0.5))
         torch.manual_seed(noise)
-        return [r.loss for r in run(state, 3)[1]]
+        return [r.done.loss for r in run(state, 3)[1]]
 
     assert losses(1) == losses(2)
 
