@@ -104,6 +104,20 @@ def going_on(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: P
     return replace(wanted, steps=stored.steps, threads=stored.threads)
 
 
+def check_same_weights(folder: Path, weights: str | None) -> None:
+    """Whether the weights that a run starts from are those that it began with, by their SHA-256.
+
+    Raises:
+        UsageError: they are others.
+    """
+    recorded = load_toml(folder / "run.toml")
+    if recorded.get("recorded", {}).get("weights_sha256") != weights:
+        raise UsageError(
+            f"the weights in {recorded.get('weights_from')} are others than those that the run began with; bring the old ones back, "
+            "or add --fresh to start anew"
+        )
+
+
 def tell_other_processes(folder: Path, say: Say) -> None:
     """Say it when another number of processes goes on with a run, or another version of torch."""
     recorded = load_toml(folder / "run.toml").get("recorded", {})

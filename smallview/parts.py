@@ -204,14 +204,21 @@ def take_weights(net: nn.Module, described: EncoderConfig, place: str) -> str:
     Raises:
         UsageError: no encoder there, or another one.
     """
-    stored, config = load_encoder(place, into=copy.deepcopy(net))
+    own = described.architecture.startswith("custom:")
+    stored, config = load_encoder(place, into=copy.deepcopy(net) if own else None)
     for name in ("architecture", "stem", "in_channels"):
         if getattr(config, name) != getattr(described, name):
             raise UsageError(
                 f"weights_from: the encoder in {place} has {name} {getattr(config, name)} and this run's has {getattr(described, name)}; "
                 "wanted the same encoder"
             )
-    net.load_state_dict(stored.state_dict())
+    try:
+        net.load_state_dict(stored.state_dict())
+    except RuntimeError as error:
+        raise UsageError(
+            f"weights_from: the encoder in {place} was made for {config.size} pixels and this run's for {described.size}, which changes "
+            f"its weights ({str(error).splitlines()[-1].strip()[:200]}); wanted --size {config.size}"
+        ) from None
     return weights_hash(stored)
 
 

@@ -20,7 +20,16 @@ from smallview import config as configuration
 from smallview.beside import Beside
 from smallview.collectives import rank, tell, wait_for_all, world
 from smallview.config import RunConfig, steps_per_epoch, total_steps
-from smallview.continuing import Origin, finished, going_on, origin_of, stored_config, tell_other_processes, write_config
+from smallview.continuing import (
+    Origin,
+    check_same_weights,
+    finished,
+    going_on,
+    origin_of,
+    stored_config,
+    tell_other_processes,
+    write_config,
+)
 from smallview.data.pack import Pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
@@ -252,6 +261,8 @@ def _run(source: Source, start: _Start, call: _Call) -> Run:
         check_same_masks(data_of, found)
     with numerics(config.tf32, config.deterministic):
         config, parts = build(config, pack, call.encoder, say, found)
+        if began:
+            check_same_weights(folder, parts.weights)
         say(f"pictures and views take {math.ceil(parts.memory() / 2**20):,} MiB of memory")
         loaded = _load(start, say)
         if config.steps is None:
