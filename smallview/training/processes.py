@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from smallview import collectives
@@ -67,7 +68,10 @@ def joined(device: str = "auto") -> Iterator[None]:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, place, size = next(rendezvous("env://", timeout=TIMEOUT))
+        # torchrun keeps its store over a restart: the addresses of those that are gone would be found in it
+        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=attempt, rank=place, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SmallviewError(
             f"the {os.environ['WORLD_SIZE']} processes did not find each other ({str(error).splitlines()[0]}); start them by "
