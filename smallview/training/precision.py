@@ -7,11 +7,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from smallview.errors import SmallviewError, UsageError
 
 Layout = Literal["channels_first", "channels_last"]
 Format = Literal["float32", "bfloat16"]
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})  # of CPUs that multiply bfloat16
 
 
@@ -152,10 +154,9 @@ def numerics(tf32: bool, deterministic: bool) -> Iterator[None]:
         (True, False)
     """
     cudnn = torch.backends.cudnn
-    before = _tf32()
     kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.benchmark
     workspace = os.environ.get(WORKSPACE)
-    _set_tf32((tf32, tf32))
+    restore = _take_tf32(tf32)
     if deterministic:
         os.environ.setdefault(WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -167,7 +168,7 @@ def numerics(tf32: bool, deterministic: bool) -> Iterator[None]:
             raise SmallviewError(told) from error
         raise
     finally:
-        _set_tf32(before)
+        restore()
         if deterministic:
             torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
             cudnn.benchmark = kept[2]
@@ -194,9 +195,39 @@ def nondeterministic(error: BaseException) -> str | None:
     return None
 
 
-def _tf32() -> tuple[bool, bool] | None:
-    """Whether products and convolutions may take TF32; None where torch's newer names were used, which it will not put in the old."""
-    try:
-        return bool(torch.backends.cuda.matmul.allow_tf32), bool(torch.backends.cudnn.allow_tf32)
-    except RuntimeError:
-        return None
+def _take_tf32(tf32: bool) -> Callable[[], None]:
+    """Let CUDA's products and convolutions take TF32, or not; -> what brings back how it was.
+
+    torch has two families of names for it and raises where one is read after the other was written. Its compiler reads the older
+    one, which is therefore taken here, unless someone has written the newer.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    newer = [matmul, cudnn.conv, cudnn.rnn]
+    names = [place.fp32_precision for place in newer]
+    kept: tuple[bool, bool] | None = None
+
+    def restore() -> None:
+        if kept is not None:
+            _older(*kept)
+        if [place.fp32_precision == "tf32" for place in newer] != [name == "tf32" for name in names]:
+            _newer(newer, names)
+
+    # reading them raises where someone has written the newer ones
+    with suppress(RuntimeError):
+        kept = bool(matmul.allow_tf32), bool(cudnn.allow_tf32)
+        _older(tf32, tf32)
+    if any((place.fp32_precision == "tf32") is not tf32 for place in newer):
+        _newer(newer, ["tf32" if tf32 else "ieee"] * len(newer))
+    return restore
+
+
+def _older(products: bool, convolutions: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of torch advise the newer names
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
+def _newer(places: Sequence[Any], names: Sequence[str]) -> None:
+    for place, name in zip(places, names, strict=True):
+        place.fp32_precision = name
