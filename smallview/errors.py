@@ -41,6 +41,10 @@ class DivergedError(SmallviewError):
     exit_code = 5
 
 
+class DoesNotFitError(SmallviewError):
+    """A step for which memory does not suffice."""
+
+
 class StoppedError(SmallviewError):
     """A run stopped early and saved; the same command goes on with it (exit 75)."""
 

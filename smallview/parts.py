@@ -26,11 +26,12 @@ from smallview.networks.modes import evaluating
 from smallview.networks.online_target import Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
-from smallview.pending import passes_for, training_flops
+from smallview.pending import training_flops
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
 from smallview.training.loop import StepReport, train, train_step
+from smallview.training.memory import passes_for
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
 from smallview.training.prefetch import ahead
 from smallview.training.state import TrainState

@@ -37,7 +37,7 @@ from smallview.files import check_folder, write_text
 from smallview.foregrounds import Masks, check_masks, check_same_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder, save_encoder
 from smallview.parts import Parts, build, calibrate
-from smallview.pending import Logger, load_step, numerics
+from smallview.pending import Logger, load_step
 from smallview.pictures import changed_pictures, decoded, record_pictures, telling
 from smallview.records import Foregrounds, Row
 from smallview.settings import from_tables, to_tables
@@ -48,7 +48,7 @@ from smallview.training.cost import forward_macs
 from smallview.training.launch import lock_folder, prepare_folder, withdraw_folder
 from smallview.training.log import read_jsonl
 from smallview.training.loop import train
-from smallview.training.precision import keep_big_blocks
+from smallview.training.precision import keep_big_blocks, numerics
 from smallview.training.processes import in_turn, joined
 from smallview.training.progress import clock
 
@@ -359,6 +359,7 @@ def _train(parts: Parts, steps: int, beside: Beside) -> None:
             precision=parts.precision,
             device=parts.device,
             on_step=beside.on_step,
+            say=beside.progress.say,
         )
         beside.end(done)
 

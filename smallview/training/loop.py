@@ -9,16 +9,18 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from smallview import collectives
-from smallview.errors import DivergedError
+from smallview.errors import DivergedError, DoesNotFitError
 from smallview.joint_embedding import Method, compute_loss
 from smallview.records import Batch, ViewBatch
 from smallview.schedules import Schedule, resolve
 from smallview.seeds import derive
+from smallview.training.memory import advice, lighter, out_of_memory
 from smallview.training.precision import Precision
 from smallview.training.state import TrainState
 from smallview.training.watch import gradient_size
@@ -66,6 +68,9 @@ def train_step(
     """One step of any method: loss, backward, optimizer, target follows.
 
     A loss or gradient that is not finite changes nothing: weights, BatchNorm statistics and bank stay as they were.
+
+    Raises:
+        DoesNotFitError: memory does not suffice for the passes; nothing has changed.
     """
     torch.manual_seed(derive(seed, "step", state.step) + collectives.rank())  # for layers that draw, such as dropout
     views = tuple(ViewBatch(v.images.contiguous(memory_format=precision.memory_format), v.seen_by) for v in views)
@@ -73,9 +78,19 @@ def train_step(
         group["lr"] = lr * group.get("lr_scale", 1.0)
     kept = [torch.empty_like(buffer) for buffer in state.buffers]
     _copy(kept, state.buffers)  # one NaN in a running average would stay there for good
-    with precision.autocast(device):
-        loss, losses, bank, embeddings = compute_loss(method, state.model, state.bank, views, progress, (seed, state.step))
-    loss.backward()
+    fits = True
+    try:
+        with precision.autocast(device):
+            loss, losses, bank, embeddings = compute_loss(method, state.model, state.bank, views, progress, (seed, state.step))
+        loss.backward()
+    except Exception as error:
+        _copy(state.buffers, kept)
+        state.optimizer.zero_grad(set_to_none=True)
+        if not out_of_memory(error):
+            raise
+        fits = False
+    if not fits:  # raised out here, for the error's own trace holds all that filled the memory
+        raise DoesNotFitError(advice(state.networks, len(views[0].images) * collectives.world()))
     # everything that is told comes back at once: a GPU waits for Python as often as it is asked
     exact = torch.float32 if device.type == "mps" else torch.float64
     size = gradient_size(state.trained(), device)
@@ -89,6 +104,23 @@ def train_step(
         _copy(state.buffers, kept)
     state.optimizer.zero_grad(set_to_none=True)
     return Stepped(value, dict(zip(losses, terms, strict=True)), slope, finite, embeddings.features)
+
+
+def _in_memory(step: Callable[[], Stepped], state: TrainState, batch_size: int, say: Callable[[str], None]) -> Stepped:
+    """What the step gives; where memory does not suffice, with passes that take less."""
+    while True:
+        try:
+            return step()
+        except DoesNotFitError:
+            # of several processes, the others are in the middle of the step and wait
+            told = lighter(state.networks, batch_size) if collectives.world() == 1 else None
+            if told is None:
+                raise
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise DoesNotFitError(advice(state.networks, batch_size)) from None
+        say(told)
 
 
 @torch.no_grad()
@@ -109,11 +141,13 @@ def train(
     precision: Precision,
     device: torch.device,
     on_step: Callable[[StepReport], bool],
+    say: Callable[[str], None] = lambda message: None,
 ) -> bool:
     """Train until `total_steps`; `on_step` sees every report and returns True to stop. -> whether it was finished.
 
     feed yields (Batch, views) from `state.step` on; of several processes, each has its own part of the views. A step whose numbers are
-    not finite is skipped and said; the third in a row raises DivergedError.
+    not finite is skipped and said; the third in a row raises DivergedError. Where memory does not suffice, the networks are called in a
+    way that takes less, and `say` is told; SmallviewError where none is left.
     """
     state.networks.train()
     before = time.perf_counter()
@@ -121,17 +155,8 @@ def train(
         waited = time.perf_counter() - before
         progress = state.step / total_steps
         rate = resolve(lr, progress)
-        done = train_step(
-            state,
-            method,
-            views,
-            progress=progress,
-            lr=rate,
-            seed=seed,
-            total_steps=total_steps,
-            precision=precision,
-            device=device,
-        )
+        step = partial(train_step, state, method, views, progress=progress, lr=rate, seed=seed, total_steps=total_steps)
+        done = _in_memory(partial(step, precision=precision, device=device), state, len(batch.index), say)
         state.skipped = 0 if done.finite else state.skipped + 1
         state.step += 1
         skipped = f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"

@@ -26,7 +26,7 @@ from smallview.training.graphs import Graphs
 MOST_PIECES = 64
 MEMORY = "auto, plain, recompute or pieces:N"
 ALLOCATION = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # as CPU, CUDA, MPS, cuBLAS say it
-Piece = tuple[Callable[..., Any], Sequence[nn.Module]]  # what runs as one, and the modules in it
+Piece = tuple[Callable[..., Any], Sequence[nn.Module]]  # what runs as one, and the modules in it where they are to run twice
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,14 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _layers(chain: nn.Module) -> list[Piece]:
-    """The layers of a chain in pieces, each from a layer with a matrix on: none of these writes over its input, as activations do."""
+    """The layers of a chain in pieces, each from a layer with a matrix on: none of these writes over its input, as activations do.
+
+    What stands before the first of them runs as it is, and so does a layer alone, which keeps no more than its input.
+    """
     layers = list(chain.children())
     starts = [i for i, layer in enumerate(layers) if _has_matrix(layer)]
-    bounds = sorted({0, *starts, len(layers)})
-    return [(partial(_run, layers[start:stop]), layers[start:stop]) for start, stop in pairwise(bounds)]
+    pieces = [layers[start:stop] for start, stop in pairwise([0, *starts, len(layers)])]
+    return [(partial(_run, piece), piece if len(piece) > 1 and _has_matrix(piece[0]) else ()) for piece in pieces if piece]
 
 
 def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
@@ -267,10 +270,9 @@ def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 def _again(pieces: Sequence[Piece], *inputs: Any, **named: Any) -> Any:
-    (first, modules), *others = pieces
-    out = _kept_by_input(first, modules, *inputs, **named)
-    for run, modules in others:
-        out = _kept_by_input(run, modules, out)
+    for run, modules in pieces:
+        out = _kept_by_input(run, modules, *inputs, **named) if modules else run(*inputs, **named)
+        inputs, named = (out,), {}
     return out
 
 

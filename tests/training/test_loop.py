@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smallview.errors import DivergedError
+from smallview.errors import DivergedError, DoesNotFitError
 from smallview.joint_embedding import Term
 from smallview.networks.online_target import Momentum, Networks
 from smallview.objectives import InfoNCE, NearestSmoothing
@@ -261,3 +261,71 @@ def test_the_targets_momentum_changes_as_training_goes_on() -> None:
             before, state.networks.target.parameters(), state.networks.online.parameters(), strict=True
         ):
             torch.testing.assert_close(new, keep * old + (1.0 - keep) * online, rtol=1e-5, atol=1e-6)
+
+
+class Tight(nn.Module):
+    """An encoder for which memory does not suffice at some of its calls, after it has moved its statistics."""
+
+    def __init__(self, fails: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner, self.fails, self.calls = Tiny(), fails, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += torch.is_grad_enabled()
+        out: Tensor = self.inner(images)
+        if torch.is_grad_enabled() and self.calls in self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return out
+
+
+def tight(fails: tuple[int, ...] = ()) -> TrainState:
+    torch.manual_seed(0)
+    chosen = preset("moco_v2")
+    networks = Networks(Tight(fails), 8, chosen.method.heads, chosen.method.target)
+    bank = chosen.method.negatives.init(0, chosen.method.heads.projector.out, CPU)
+    return TrainState(networks, chosen.optimizer.build(networks, CPU), bank)
+
+
+@pytest.mark.parametrize("fails", [(1,), (4,)])
+def test_a_step_that_does_not_fit_is_done_again_with_less_memory_and_the_same_bits(fails: tuple[int, ...]) -> None:
+    whole, small = tight(), tight(fails)
+    wanted = [r.done.loss for r in run(whole, 8)[1]]
+    said: list[str] = []
+    losses: list[float] = []
+    train(
+        small,
+        preset("moco_v2").method,
+        feed(0, 8),
+        total_steps=8,
+        lr=WarmupCosine(0.1, 0.25),
+        seed=0,
+        precision=PLAIN,
+        device=CPU,
+        on_step=lambda r: bool(losses.append(r.done.loss)),
+        say=said.append,
+    )
+    assert losses == wanted and same(bits(small), bits(whole))
+    assert len(said) == 1 and "a batch of 4 does not fit into memory; activations are computed again" in said[0]
+
+
+def test_what_does_not_fit_in_any_way_ends_with_advice_and_nothing_changed() -> None:
+    state = tight((1, 2, 3))
+    before = bits(state)
+    with pytest.raises(
+        DoesNotFitError, match="a batch of 4 does not fit into memory, and in pieces the statistics of BatchNorm"
+    ):
+        run(state, 8)
+    assert same(bits(state), before) and all(p.grad is None for p in state.networks.parameters())
+
+
+def test_an_update_that_does_not_fit_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the weights may have moved."""
+    state = begin()
+
+    def step() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(state.optimizer, "step", step)
+    with pytest.raises(DoesNotFitError):
+        run(state, 8)
+    assert state.step == 0
