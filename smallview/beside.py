@@ -54,6 +54,7 @@ class Beside:
         self.watch = Watch(chance(self.config.method, self.config.batch_size))
         self.verdict: Verdict | None = None
         self.figures: dict[str, float] = {}
+        self.flops = parts.flops() * self.config.batch_size if self.leads else 0.0
         self.failed_saves = 0
         self.given_up: str | None = None
         self.spent = 0.0
@@ -77,7 +78,6 @@ class Beside:
             self.online = online_of(self.parts, self.progress.say)
             self.others = guarded(self.loggers, self.progress.say)
             self.others.begin(to_tables(self.config), self.state.step)
-            self.flops = self.parts.flops() * self.config.batch_size
         self.judged_before = self.ledger.seconds.get("online", 0.0)
         self._held.enter_context(self.ledger.clock("train"))
         self.started = self.last_save = time.monotonic()

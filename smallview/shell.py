@@ -62,6 +62,10 @@ def supervised(processes: int) -> bool:
 
     if "RANK" in os.environ:
         return False
+    if os.name == "nt":
+        raise UsageError(
+            "--devices needs Linux or macOS; on Windows, torchrun -m smallview pretrain ... starts several processes"
+        )
     if not 1 <= processes <= 64:
         raise UsageError(f"--devices is {processes}; wanted 1 to 64 processes on this machine")
     if "--fresh" in _tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,13 +15,14 @@ import torch.distributed as dist
 from presets_worker import Tiny, small
 
 from smallview import collectives
-from smallview.data.loading import batches, share
+from smallview.data.loading import batches
 from smallview.data.masking import find_foregrounds, masks_of_array
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.networks.batch_norm import synchronize
 from smallview.networks.online_target import Networks
 from smallview.optimizers import learning_rate
+from smallview.parts import views_ahead
 from smallview.presets import PRESETS, Preset
 from smallview.records import Batch, ViewBatch
 from smallview.training.loop import StepReport, train
@@ -62,15 +64,16 @@ def trained(preset: Preset, steps: int = STEPS, synchronized: bool = True) -> Re
     # plain steps: a moment divided by its root would turn the last digit of a tiny gradient into a whole step
     optimizer = replace(preset.optimizer, lr=0.05) if hasattr(preset.optimizer, "nesterov") else preset.optimizer
     state = TrainState(networks, optimizer.build(networks, CPU), bank)
-    served: list[tuple[int, list[int]]] = []
+    served: list[tuple[int, list[int], str]] = []
     reports: list[StepReport] = []
 
     def feed() -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
-        for batch in batches(len(pack), B, SEED, 0, steps, total_steps=steps):
-            mine = share(batch, collectives.rank(), collectives.world())
-            index = collectives.gather(torch.from_numpy(mine.index))
-            served.append((batch.epoch, index.tolist()))
-            yield batch, tuple(ViewBatch(view.images.double(), view.seen_by) for view in maker(mine))
+        order = batches(len(pack), B, SEED, 0, steps, total_steps=steps)
+        for batch, views in views_ahead(maker, B, order):
+            every = [collectives.gather(view.images) for view in views]
+            digest = hashlib.sha256(b"".join(images.contiguous().numpy().tobytes() for images in every)).hexdigest()
+            served.append((batch.epoch, batch.index.tolist(), digest))
+            yield batch, tuple(ViewBatch(view.images.double(), view.seen_by) for view in views)
 
     train(
         state,

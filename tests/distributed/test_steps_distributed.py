@@ -46,7 +46,7 @@ def differences(one: Results, process: Results, first: Results) -> list[str]:
     """In what a process differs from the run on one process, and from process 0 of its own run."""
     found = []
     if process["served"] != one["served"]:
-        found.append("other pictures")
+        found.append("other pictures or views")
     off = float((process["losses"] - one["losses"]).abs().max())
     if not off <= 1e-6:
         found.append(f"a loss is off by {off:.1e}")
