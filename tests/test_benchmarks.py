@@ -145,3 +145,19 @@ def test_gpu_script_in_miniature(load: Load) -> None:
     found = load("gpu").main(["--device", "cpu", "--encoder", "dense_small", *small])
     (row,) = found["rows"]
     assert 0 < row["share"] < 1 and np.isfinite(row["loop"]) and row["views_a_second"] > 0
+
+
+def test_ways_of_calling_in_miniature(load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passes = load("gpu_passes")
+    path = tmp_path / "found.json"
+    ways = ("eager, float32", "compile, bfloat16", "recompute, bfloat16")
+    small = ("--device", "cpu", "--small", "--json", str(path))
+    found = passes.main([*small, *(word for way in ways for word in ("--way", way))])
+    assert [row["arm"] for row in found["rows"]] == list(ways)
+    for row in found["rows"]:
+        assert row["views_a_second"] > 0 and row["first_s"] > 0
+        assert row["over_first"]["median"] == row["speeds"][0] / found["rows"][0]["speeds"][0]
+        assert (row["compiling_s"] is not None) == row["arm"].startswith("compile")
+    assert json.loads(path.read_text())["rows"] == found["rows"]
+    late = passes.main([*small, "--budget", "0"])
+    assert late["rows"][0]["left_out"] == "left out: 0 s were over" and "0 s were over" in capsys.readouterr().out

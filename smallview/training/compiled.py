@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from smallview.errors import SmallviewError
 
 MOST = 8  # shapes of one network; each takes its minute
+TOLD_S = 0.5  # what is compiled for another module of the same layers is taken over at once
 
 
 class Compiled:
     """Stands for `module(x)` in Networks.passes: forward and backward pass of a module as one compiled graph, made for each shape.
 
     Weights and buffers are the module's own, and names of its state stay. Numbers agree with eager passes up to rounding, and have the
-    same bits in another process. The first pass of a shape takes seconds to minutes: `seconds` is their sum, and `say` is told of each.
+    same bits in another process. The first pass of a shape takes seconds to minutes: `seconds` is their sum, and `say` is
+    told of each.
 
     backend: torch's name of a compiler; say: takes a line for the user.
 
@@ -65,7 +67,7 @@ class Compiled:
         took = time.perf_counter() - began
         self._seen.add(key)
         self.seconds += took
-        if self.say is not None:
+        if self.say is not None and took >= TOLD_S:
             self.say(f"{type(module).__name__} compiled for {list(x.shape)} in {took:.0f} s")
         return out
 
@@ -84,8 +86,7 @@ class Compiled:
         limits: Any = torch._dynamo.config
         try:
             with warnings.catch_warnings(), limits.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
-                # torch advises TF32 on GPUs, which is a setting here
-                warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", category=UserWarning)
+                warnings.simplefilter("ignore")  # torch warns of what it does itself here, and advises TF32, which is a setting
                 out: Tensor = compiled(x)
                 return out
         except torch._dynamo.exc.TorchDynamoException as error:
