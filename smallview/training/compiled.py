@@ -20,8 +20,8 @@ class Compiled:
     """Stands for `module(x)` in Networks.passes: forward and backward pass of a module as one compiled graph, made for each shape.
 
     Weights and buffers are the module's own, and names of its state stay. Numbers agree with eager passes up to rounding, and have the
-    same bits in another process. The first pass of a shape takes seconds to minutes: `seconds` is their sum, and `say` is
-    told of each.
+    same bits in another process. The first pass of a shape takes seconds to minutes, for forward and backward pass together: `seconds`
+    is their sum, and `say` is told of each.
 
     backend: torch's name of a compiler; say: takes a line for the user.
 
@@ -60,7 +60,7 @@ class Compiled:
         if len(shapes | {tuple(x.shape)}) > MOST:
             raise SmallviewError(
                 f"{type(module).__name__} meets its shape number {MOST + 1}, {list(x.shape)}, and each takes a minute to compile; wanted "
-                f"views of at most {MOST} sizes; use --set execution=eager"
+                f"views of at most {MOST} sizes; start anew with --fresh --set execution=eager"
             )
         began = time.perf_counter()
         out = self._first(module, x)
@@ -84,8 +84,14 @@ class Compiled:
             self._compiled[id(module)] = compiled
         # its limit counts all modules of a class together
         limits: Any = torch._dynamo.config
+        backward: Any = torch._functorch.config
         try:
-            with warnings.catch_warnings(), limits.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+            with (
+                warnings.catch_warnings(),
+                limits.patch(recompile_limit=1000, accumulated_recompile_limit=1000),
+                # else the backward pass is compiled in loss.backward(), where no one counts its seconds or reads its errors
+                backward.patch(force_non_lazy_backward_lowering=True),
+            ):
                 warnings.simplefilter("ignore")  # torch warns of what it does itself here, and advises TF32, which is a setting
                 out: Tensor = compiled(x)
                 return out
@@ -101,6 +107,8 @@ def _has_deterministic() -> bool:
 
 def _reason(error: BaseException) -> str:
     """The first line, and what it means where torch tells."""
-    told = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines()]
+    # what follows "backend='inductor' raised:" is the error itself
+    told = [line for line in lines if line and not line.endswith(" raised:")] or [type(error).__name__]
     means = next((line.removeprefix("Explanation: ") for line in told if line.startswith("Explanation: ")), None)
     return (told[0] if means is None else f"{told[0]}: {means}").rstrip(".")[:300]

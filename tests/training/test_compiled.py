@@ -119,7 +119,9 @@ def test_shapes_of_several_modules_of_a_class_do_not_count_together_and_a_ninth_
             x = torch.randn(rows, 3)
             assert torch.equal(passes(layer, x), layer(x))
     assert counted.made >= MOST
-    with pytest.raises(SmallviewError, match=r"^Sequential meets its shape number 9, \[9, 3\], .* use --set execution=eager$"):
+    with pytest.raises(
+        SmallviewError, match=r"^Sequential meets its shape number 9, \[9, 3\], .* --fresh --set execution=eager$"
+    ):
         passes(layers[0], torch.randn(9, 3))
     with torch.no_grad():
         passes(layers[0], torch.randn(8, 3))  # another way of calling is no other shape
@@ -166,6 +168,32 @@ def test_memory_that_does_not_suffice_stays_what_it_is() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         Compiled(full)(nn.Linear(3, 2), torch.ones(2, 3))  # type: ignore[arg-type]
+
+
+def test_the_first_call_makes_the_backward_pass_too_and_its_failure_is_advice() -> None:
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    made: list[str] = []
+
+    def compiler(name: str, *, works: bool = True) -> Any:
+        def compiled(graph: Any, inputs: Any) -> Any:
+            made.append(name)
+            if not works:
+                raise RuntimeError("no kernel for it")
+            return make_boxed_func(graph.forward)
+
+        return compiled
+
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    out = Compiled(aot_autograd(fw_compiler=compiler("forward"), bw_compiler=compiler("backward")))(layer, x)
+    assert made == ["forward", "backward"]
+    out.sum().backward()
+    assert made == ["forward", "backward"] and layer.weight.grad is not None
+    torch._dynamo.reset()
+    failing = aot_autograd(fw_compiler=compiler("forward"), bw_compiler=compiler("backward", works=False))
+    with pytest.raises(SmallviewError, match=r"^Linear cannot be compiled \(.*no kernel for it.*; use --set execution=eager$"):
+        Compiled(failing)(layer, x)
 
 
 @pytest.mark.slow
