@@ -161,3 +161,29 @@ def test_ways_of_calling_in_miniature(load: Load, tmp_path: Path, capsys: pytest
     assert json.loads(path.read_text())["rows"] == found["rows"]
     late = passes.main([*small, "--budget", "0"])
     assert late["rows"][0]["left_out"] == "left out: 0 s were over" and "0 s were over" in capsys.readouterr().out
+
+
+def test_pictures_out_of_order_and_losses_that_differ_are_told(load: Load) -> None:
+    compare = load("gpu_resume").compare
+    whole = {step: (f"pictures {step}", f"loss {step}") for step in range(1, 9)}
+    killed, resumed = ({step: whole[step] for step in steps} for steps in (range(1, 6), range(4, 9)))
+    told = compare(whole, killed, resumed)
+    assert told["every_step_served"] and (told["killed_after"], told["resumed_at"], told["steps"]) == (5, 4, 8)
+    assert told["same_pictures"] == told["same_losses"] == told["compared"] == 10
+    shifted = {step: (whole[step - 1][0], whole[step][1]) for step in resumed}
+    assert compare(whole, killed, shifted)["same_pictures"] == 5
+    rounded = {step: (whole[step][0], "loss") for step in resumed}
+    told = compare(whole, killed, rounded)
+    assert (told["same_pictures"], told["same_losses"]) == (10, 5)
+    del resumed[8]
+    assert not compare(whole, killed, resumed)["every_step_served"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_serves_the_same_pictures(load: Load, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    told = load("gpu_resume").main(["--device", "cpu", "--small", "--json", str(path)])
+    assert told["killed_after"] == 5 and told["compared"] >= 8 and told["every_step_served"] and told["same_weights"]
+    assert told["same_pictures"] == told["same_losses"] == told["compared"]
+    assert json.loads(path.read_text())["resumed_at"] == told["resumed_at"] > 1
