@@ -38,7 +38,7 @@ class Memory:
     """What a run remembers of itself.
 
     chance: see verdicts.chance. steps: (loss, gradient, seconds, waited) of the last 150. terms: the last 100 values of each term in
-    `chance`. looks: at most nine, 25 steps apart or more. peaks: the best ranks and spreads after step 50. not_finite: counts down
+    `chance`. looks: at most nine, 25 steps apart or more. peaks: the best ranks and spreads since `settled`. not_finite: counts down
     after a step whose numbers were not. name: the last verdict's.
     """
 
@@ -50,9 +50,14 @@ class Memory:
     not_finite: int = 0
     name: str = HEALTHY
 
-    def earlier(self, step: float) -> Figures:
-        """The median of each figure over the looks that lie 50 steps back and more, none of the first 50 steps; or nothing."""
-        back = [look for look in self.looks if BEFORE <= look["step"] <= step - BEFORE][-(SPAN // EVERY) :]
+    @property
+    def settled(self) -> int:
+        """The step from which on ranks and spreads mean something: later with negatives, whose queue begins at random."""
+        return FIRST if self.chance else BEFORE
+
+    def earlier(self, step: float, begin: int = BEFORE) -> Figures:
+        """The median of each figure over the looks that lie 50 steps back and more, none of them before `begin`; or nothing."""
+        back = [look for look in self.looks if begin <= look["step"] <= step - BEFORE][-(SPAN // EVERY) :]
         return {name: median(look[name] for look in back) for name in back[0]} if back else {}
 
     def losses(self) -> tuple[list[float], list[float]]:
@@ -143,6 +148,7 @@ def diverging(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
 
 def shrinking(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
     """A spread or a rank that falls; a predictor that is gone, before the embeddings show it."""
+    earlier = memory.earlier(now["step"], memory.settled)
     if not earlier:
         return None
     if now["prediction"] >= SAME > earlier["prediction"]:

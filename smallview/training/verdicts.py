@@ -121,7 +121,7 @@ class Watch:
                 found = Finding(HEALTHY, f"spread {look.embedding_spread:.2f}, rank {look.embedding_rank:.1f}", "", "")
             memory.name = found.name
             verdict = Verdict(found.name, look.step, found.figures, found.causes, self._advice(found.advice))
-        if look.step >= BEFORE:
+        if look.step >= memory.settled:
             for name in (*RANKS, *SPREADS):
                 memory.peaks[name] = max(memory.peaks.get(name, 0.0), now[name])  # what is not finite is no peak
         return verdict
