@@ -19,13 +19,16 @@ from smallview.errors import DivergedError, SmallviewError, StoppedError
 from smallview.files import write_text
 from smallview.online import online_of
 from smallview.parts import Parts
-from smallview.pending import Ledger, Logger, Verdict, Watch, chance, guarded, look, peak_memory
 from smallview.settings import to_tables
 from smallview.training import checkpoint
+from smallview.training.cost import Ledger, peak_memory
 from smallview.training.launch import StopRequest
-from smallview.training.log import MetricsLog
+from smallview.training.log import Guarded, Logger, MetricsLog
 from smallview.training.loop import StepReport
+from smallview.training.probe import look
 from smallview.training.progress import Progress
+from smallview.training.tensorboard import TensorBoardLog
+from smallview.training.verdicts import Verdict, Watch, chance
 
 LOG_EVERY = 10
 MOST_FAILED_SAVES = 3
@@ -51,7 +54,8 @@ class Beside:
         self.progress = Progress(steps, quiet=quiet or not self.leads)
         self.stop = StopRequest((lambda message: None) if quiet or not self.leads else self.progress.say)
         self.ledger = Ledger()
-        self.watch = Watch(chance(self.config.method, self.config.batch_size))
+        rate = self.config.optimizer.lr if isinstance(self.config.optimizer.lr, float) else None
+        self.watch = Watch(chance(self.config.method, self.config.batch_size), lr=rate, threads=self.config.threads)
         self.verdict: Verdict | None = None
         self.figures: dict[str, float] = {}
         self.flops = parts.flops() * self.config.batch_size if self.leads else 0.0
@@ -60,6 +64,8 @@ class Beside:
         self.spent = 0.0
         self.started: float | None = None
         self.loggers = list(loggers)
+        if self.config.tensorboard and self.leads:
+            self.loggers.append(TensorBoardLog(folder / "tensorboard"))
 
     def load(self, extra: dict[str, Any]) -> None:
         """Take over what a checkpoint holds beside tensors."""
@@ -68,18 +74,19 @@ class Beside:
         self.watch.load(extra.get("watch", {}))
 
     def __enter__(self) -> Self:
-        self._held = ExitStack()
-        self._held.enter_context(self.progress)
-        self._held.enter_context(self.stop)
-        if self.leads:
-            self.log = self._held.enter_context(MetricsLog(self.folder / "metrics.jsonl"))
-            self.log.truncate_after(self.state.step)
-            self.views = self.parts.probe_views()
-            self.online = online_of(self.parts, self.progress.say)
-            self.others = guarded(self.loggers, self.progress.say)
-            self.others.begin(to_tables(self.config), self.state.step)
-        self.judged_before = self.ledger.seconds.get("online", 0.0)
-        self._held.enter_context(self.ledger.clock("train"))
+        with ExitStack() as held:
+            held.enter_context(self.progress)
+            held.enter_context(self.stop)
+            if self.leads:
+                self.log = held.enter_context(MetricsLog(self.folder / "metrics.jsonl"))
+                self.log.truncate_after(self.state.step)
+                self.views = self.parts.probe_views()
+                self.online = online_of(self.parts, self.progress.say)
+                self.others = Guarded(self.loggers, self.progress.say)
+                self.others.begin(to_tables(self.config), self.state.step)
+            self.judged_before = self.ledger.seconds.get("online", 0.0)
+            held.enter_context(self.ledger.clock("train"))
+            self._held = held.pop_all()
         self.started = self.last_save = time.monotonic()
         return self
 
@@ -169,9 +176,9 @@ class Beside:
                     "seconds": self.seconds(),
                     "skipped": self.state.skipped,
                     "watch": self.watch.state(),
-                    "ledger": self.ledger.state(),
+                    "ledger": self.ledger.seconds,
                 }
-                checkpoint.save(self.folder / "checkpoints", self.state.step, self.state.tensors(), extra)
+                checkpoint.save(self.folder / "checkpoints", self.state.step, self.state.tensors(), extra, milestone=last)
                 self.failed_saves = 0
             except SmallviewError as error:
                 self.failed_saves += 1
@@ -202,7 +209,7 @@ class Beside:
         spent = self.seconds()
         return {
             "train_seconds": round(spent, 1),
-            "shares": {name: round(share, 5) for name, share in self.ledger.shares(spent).items()},
+            "shares": {name: round(share, 5) for name, share in self.ledger.shares().items()},
             "flops": float(f"{self.state.step * self.flops:.4g}"),
             "peak_memory_mib": round(peak_memory(self.parts.device) / 2**20),
             **({} if self.verdict is None else {"verdict": self.verdict.name}),

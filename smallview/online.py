@@ -10,8 +10,8 @@ import numpy as np
 from smallview.errors import DataError
 from smallview.evaluation.subject import evaluation_pack
 from smallview.parts import Parts
-from smallview.pending import OnlineLabels, OnlineSet
 from smallview.training.loop import StepReport
+from smallview.training.online import OnlineLabels, OnlineSet
 
 OWN = "labels"
 

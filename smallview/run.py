@@ -37,7 +37,6 @@ from smallview.files import check_folder, write_text
 from smallview.foregrounds import Masks, check_masks, check_same_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder, save_encoder
 from smallview.parts import Parts, build, calibrate
-from smallview.pending import Logger, load_step
 from smallview.pictures import changed_pictures, decoded, record_pictures, telling
 from smallview.records import Foregrounds, Row
 from smallview.settings import from_tables, to_tables
@@ -46,7 +45,7 @@ from smallview.settle import NO_JPEGS, default_out, kept_threads, next_free, set
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs
 from smallview.training.launch import lock_folder, prepare_folder, withdraw_folder
-from smallview.training.log import read_jsonl
+from smallview.training.log import Logger, read_jsonl
 from smallview.training.loop import train
 from smallview.training.precision import keep_big_blocks, numerics
 from smallview.training.processes import in_turn, joined
@@ -333,13 +332,13 @@ def _load(start: _Start, say: Say) -> checkpoint.Loaded | None:
         if loaded is None and start.origin is not None:
             place = start.origin.folder / "checkpoints"
             step = start.origin.step
-            loaded = checkpoint.load_latest(place) if step is None else load_step(place, step)
+            loaded = checkpoint.load_latest(place) if step is None else checkpoint.load_step(place, step)
             if loaded is None:
                 raise UsageError(f"{start.origin.folder} has no checkpoint; wanted a run that saved one")
             say(f"starting from step {loaded[0]:,} of {start.origin.folder}")
     chosen = json.loads(tell(json.dumps([str(place), None if loaded is None else loaded[0]])))
     if rank() > 0 and chosen[1] is not None:
-        return load_step(Path(chosen[0]), chosen[1])
+        return checkpoint.load_step(Path(chosen[0]), chosen[1])
     return loaded
 
 
@@ -360,6 +359,7 @@ def _train(parts: Parts, steps: int, beside: Beside) -> None:
             device=parts.device,
             on_step=beside.on_step,
             say=beside.progress.say,
+            make_do=config.memory == "auto",
         )
         beside.end(done)
 

@@ -79,6 +79,12 @@ def held_out(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rest), torch.from_numpy(held)
 
 
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, deviation) [F] of features [N, F]; the deviation of a feature that does not vary is taken as 1."""
+    mean, std = features.mean(0), features.std(0, correction=0)
+    return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+
+
 def fit_linear(
     features: Tensor, labels: Tensor, classes: int, *, seed: int, penalties: tuple[float, ...] = PENALTIES
 ) -> LinearProbe:
@@ -92,8 +98,7 @@ def fit_linear(
         >>> probe.predict(torch.tensor([[-2.0], [2.0]])).tolist()
         [0, 1]
     """
-    mean, std = features.mean(0), features.std(0, correction=0)
-    std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+    mean, std = standardisation(features)
     x = (features - mean) / std
     rest, held = held_out(labels, 0.1, seed)
     ordered = sorted(penalties, reverse=True)

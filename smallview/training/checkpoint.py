@@ -21,12 +21,13 @@ from torch import Tensor
 
 from smallview.errors import SmallviewError
 from smallview.files import sync_folder, write_text
-from smallview.training.manifest import MANIFEST, STATE, TENSORS, Damaged, load, manifest
+from smallview.training.manifest import MANIFEST, STATE, TENSORS, Damaged, is_milestone, load, manifest, problem
 
 # A step that is saved again moves the earlier one aside to `.old-<pid>` until the new one has its name.
 _NAME = re.compile(r"step-(\d{6,12})(\.old-\d+)?\Z")
 _TEMPORARY = re.compile(r"step-\d+\.tmp-(\d+)\Z")
 _CHUNK = 1 << 20
+_good: set[tuple[Any, ...]] = set()
 
 Loaded = tuple[int, dict[str, Tensor], dict[str, Any], list[str]]
 
@@ -35,8 +36,16 @@ def _point(name: str) -> None:
     """Named moments between the system calls of a save; tests end the process here."""
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int = 2) -> Path:
-    """Saves one step and gives the path of its folder; afterwards the newest `keep` verified checkpoints remain.
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    milestone: bool = False,
+) -> Path:
+    """Saves one step and gives the path of its folder; afterwards the newest `keep` verified checkpoints remain, and all milestones.
 
     `tensors` may share memory and have any layout or device; `state` is what JSON can hold. SmallviewError when it cannot be
     written; every earlier checkpoint is then as it was, and training may go on.
@@ -51,7 +60,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         (12, {'weight': tensor([0., 0.])}, {'epoch': 0}, [])
     """
     files = {STATE: json.dumps(dict(state)).encode(), TENSORS: safetensors.torch.save(_unshared(tensors))}
-    files[MANIFEST] = manifest(step, files)
+    files[MANIFEST] = manifest(step, files, milestone)
     needed = sum(map(len, files.values()))
     final = folder / f"step-{step:06d}"
     temporary = folder / f"{final.name}.tmp-{os.getpid()}"
@@ -72,9 +81,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         placed = True
         sync_folder(folder)
         _point("name synced")
-        problem = _problem(final)
-        if problem:
-            raise OSError(errno.EIO, f"read back wrong ({problem})")
+        wrong = _problem(final)
+        if wrong:
+            raise OSError(errno.EIO, f"read back wrong ({wrong})")
         write_text(folder / "latest", final.name + "\n")
         _point("latest replaced")
     except OSError as error:
@@ -101,6 +110,24 @@ def load_latest(folder: Path) -> Loaded | None:
     if notes:
         raise SmallviewError(f"no checkpoint in {folder} can be used: {'; '.join(notes)}; start anew with --fresh")
     return None
+
+
+def load_step(folder: Path, step: int) -> Loaded:
+    """The checkpoint of one step, as `load_latest` gives the newest: for processes that read what another one chose.
+
+    Raises:
+        SmallviewError: there is none, with those that there are; or it is damaged.
+    """
+    found = [(path, at) for path, at in _checkpoints(folder) if not path.suffix]
+    for path, at in found:
+        if at == step:
+            try:
+                tensors, state = load(path, step)
+            except Damaged as damage:
+                raise SmallviewError(f"step {step:,} in {folder} is damaged ({damage}); take another checkpoint") from None
+            return step, tensors, state, []
+    there = ", ".join(f"{at:,}" for _, at in sorted(found, key=lambda pair: pair[1]))
+    raise SmallviewError(f"there is no step {step:,} in {folder}; {f'there are {there}' if there else 'there is none at all'}")
 
 
 def sweep(folder: Path) -> None:
@@ -180,13 +207,24 @@ def _take_back(final: Path) -> None:
 
 
 def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """What is wrong with a checkpoint, or None; files that this process has found good are hashed again only if they changed."""
     found = _NAME.match(path.name)
+    files = _identity(path)
+    if files is not None and files in _good:
+        return None
+    told = problem(path, int(found[1]) if found else -1)
+    if told is None and files is not None:
+        _good.add(files)
+    return told
+
+
+def _identity(path: Path) -> tuple[Any, ...] | None:
+    """What changes when one of a checkpoint's files is written to or exchanged, or the folder gets another name."""
     try:
-        load(path, int(found[1]) if found else -1)
-    except Damaged as damage:
-        return str(damage)
-    return None
+        seen = [os.stat(path / name) for name in (TENSORS, STATE, MANIFEST)]
+    except OSError:
+        return None
+    return path.name, *((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in seen)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -211,11 +249,13 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
     for path, _ in _checkpoints(folder):
         if path == newest:
             continue
-        problem = _problem(path)
-        if problem and problem.startswith("cannot be read"):
+        wrong = _problem(path)
+        if wrong and wrong.startswith("cannot be read"):
             continue  # perhaps only for now
         aside = bool(path.suffix)
-        if not problem and not aside and good < keep:
+        if not wrong and not aside and is_milestone(path):
+            continue
+        if not wrong and not aside and good < keep:
             good += 1
             continue
         shutil.rmtree(path, ignore_errors=True)

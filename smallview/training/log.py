@@ -4,15 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from smallview.files import jsonl_line, jsonl_lines, read_jsonl, write_text
 from smallview.records import Row
 
-__all__ = ["MetricsLog", "append_row", "read_jsonl", "write_text"]
+__all__ = ["Guarded", "Logger", "MetricsLog", "append_row", "read_jsonl", "write_text"]
+
+
+class Logger(Protocol):
+    """What a logger of one's own has: three methods."""
+
+    def begin(self, settings: Mapping[str, Any], step: int) -> None:
+        """The run's settings as tables; where step is above 0 a run goes on, and records after that step are void."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One record of metrics.jsonl."""
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """The run ended, or was stopped; what it cost so far."""
+
+
+class Guarded:
+    """Passes everything on to loggers; one that raises is named once and left out, and the training goes on."""
+
+    def __init__(self, loggers: Sequence[Logger], say: Callable[[str], None]) -> None:
+        self._loggers, self._say = list(loggers), say
+
+    def _all(self, tell: Callable[[Logger], None]) -> None:
+        for logger in list(self._loggers):
+            try:
+                tell(logger)
+            except Exception as error:
+                self._loggers.remove(logger)
+                told = (str(error).splitlines() or [""])[0]
+                self._say(f"{type(logger).__name__} is left out from here on: {type(error).__name__}: {told}")
+
+    def begin(self, settings: Mapping[str, Any], step: int) -> None:
+        """See Logger."""
+        self._all(lambda logger: logger.begin(settings, step))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """See Logger."""
+        self._all(lambda logger: logger.write(record))
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """See Logger."""
+        self._all(lambda logger: logger.end(summary))
 
 
 def _end_whole(path: Path) -> None:

@@ -142,12 +142,13 @@ def train(
     device: torch.device,
     on_step: Callable[[StepReport], bool],
     say: Callable[[str], None] = lambda message: None,
+    make_do: bool = True,
 ) -> bool:
     """Train until `total_steps`; `on_step` sees every report and returns True to stop. -> whether it was finished.
 
     feed yields (Batch, views) from `state.step` on; of several processes, each has its own part of the views. A step whose numbers are
-    not finite is skipped and said; the third in a row raises DivergedError. Where memory does not suffice, the networks are called in a
-    way that takes less, and `say` is told; SmallviewError where none is left.
+    not finite is skipped and said; the third in a row raises DivergedError. Where memory does not suffice and `make_do`, the networks are called in
+    a way that takes less, and `say` is told; DoesNotFitError where none is left.
     """
     state.networks.train()
     before = time.perf_counter()
@@ -156,7 +157,8 @@ def train(
         progress = state.step / total_steps
         rate = resolve(lr, progress)
         step = partial(train_step, state, method, views, progress=progress, lr=rate, seed=seed, total_steps=total_steps)
-        done = _in_memory(partial(step, precision=precision, device=device), state, len(batch.index), say)
+        step = partial(step, precision=precision, device=device)
+        done = _in_memory(step, state, len(batch.index), say) if make_do else step()
         state.skipped = 0 if done.finite else state.skipped + 1
         state.step += 1
         skipped = f"step {state.step:,}: the loss or a gradient is not finite; batch skipped ({state.skipped}/{MOST_SKIPPED})"

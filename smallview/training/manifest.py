@@ -27,8 +27,8 @@ def _canonical(values: dict[str, Any]) -> bytes:
     return json.dumps(values, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def manifest(step: int, files: Mapping[str, bytes]) -> bytes:
-    """The manifest of one step's files, in the one form of bytes that it may have."""
+def manifest(step: int, files: Mapping[str, bytes], milestone: bool = False) -> bytes:
+    """The manifest of one step's files, in the one form of bytes that it may have; a milestone is a checkpoint that stays."""
     try:
         version = importlib.metadata.version("smallview")
     except importlib.metadata.PackageNotFoundError:
@@ -37,6 +37,7 @@ def manifest(step: int, files: Mapping[str, bytes]) -> bytes:
         "format_version": FORMAT_VERSION,
         "step": step,
         "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()},
+        **({"milestone": True} if milestone else {}),
         "versions": {"smallview": version, "torch": torch.__version__},
     }
     return _canonical(body | {"sha256": hashlib.sha256(_canonical(body)).hexdigest()})
@@ -49,8 +50,8 @@ def _read(path: Path, limit: int) -> bytes:
         return file.read()
 
 
-def _trusted(path: Path, step: int) -> dict[str, bytes]:
-    """The bytes of tensors and state, read once and held against the manifest, the manifest against its own hash."""
+def _trusted(path: Path, step: int, keep: bool) -> dict[str, bytes]:
+    """The bytes of tensors and state, or nothing but their proof, held against the manifest, the manifest against its own hash."""
     raw = _read(path / MANIFEST, _MAX_MANIFEST)
     body = json.loads(raw)
     own = body.pop("sha256")
@@ -60,23 +61,56 @@ def _trusted(path: Path, step: int) -> dict[str, bytes]:
         raise Damaged(f"it is step {body['step']:,} under another name")
     if body["format_version"] > FORMAT_VERSION:
         raise Damaged("written by a newer smallview")
+    wanted = {name: body["files"][name] for name in (TENSORS, STATE)}
+    if not keep:
+        for name, said in wanted.items():
+            with open(path / name, "rb") as file:  # piece by piece: a second copy of everything costs more than its hash
+                if os.fstat(file.fileno()).st_size != said["size"]:
+                    raise Damaged("size")
+                if hashlib.file_digest(file, "sha256").hexdigest() != said["sha256"]:
+                    raise Damaged("hash")
+        return {}
     files = {}
-    for name in (TENSORS, STATE):
-        wanted = body["files"][name]
-        data = _read(path / name, wanted["size"])
-        if len(data) != wanted["size"]:
+    for name, said in wanted.items():
+        data = _read(path / name, said["size"])
+        if len(data) != said["size"]:
             raise Damaged("size")
-        if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
+        if hashlib.sha256(data).hexdigest() != said["sha256"]:
             raise Damaged("hash")
         files[name] = data
     return files
 
 
+def problem(path: Path, step: int) -> str | None:
+    """What is wrong with the checkpoint folder of a step, None where every byte is as written."""
+    try:
+        _all_trusted(path, step, keep=False)
+    except Damaged as damage:
+        return str(damage)
+    return None
+
+
+def is_milestone(path: Path) -> bool:
+    """Whether the checkpoint in this folder says that it stays; false where that cannot be read."""
+    try:
+        return json.loads(_read(path / MANIFEST, _MAX_MANIFEST)).get("milestone") is True
+    except (Damaged, OSError, ValueError, AttributeError):
+        return False
+
+
 def load(path: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the state in the checkpoint folder of a step; Damaged where anything is not as written."""
+    files = _all_trusted(path, step, keep=True)
     try:
-        files = _trusted(path, step)
         return safetensors.torch.load(files[TENSORS]), json.loads(files[STATE])
+    except Exception as error:  # a damaged file may make a reader fail in any way
+        raise Damaged(f"unreadable: {type(error).__name__}") from None
+
+
+def _all_trusted(path: Path, step: int, keep: bool) -> dict[str, bytes]:
+    """`_trusted`, with every way to fail as Damaged."""
+    try:
+        return _trusted(path, step, keep)
     except Damaged:
         raise
     except FileNotFoundError as error:

@@ -70,7 +70,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     try:
         store, place, size = next(rendezvous("env://", timeout=TIMEOUT))
         # torchrun keeps its store over a restart: the addresses of those that are gone would be found in it
-        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        attempt = torch._C._distributed_c10d.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=attempt, rank=place, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SmallviewError(

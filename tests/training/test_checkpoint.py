@@ -357,3 +357,45 @@ def test_state_that_json_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save(tmp_path, 1, tensors_of(1), {"x": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_milestones_stay_beside_the_last_two(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        checkpoint.save(tmp_path, step, {"w": torch.full((3,), float(step))}, {}, milestone=step in (2, 5))
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    # the newest counts as one of the two, whatever it is
+    assert names == ["step-000002", "step-000004", "step-000005"]
+    checkpoint.save(tmp_path, 6, {"w": torch.zeros(3)}, {})
+    checkpoint.save(tmp_path, 7, {"w": torch.zeros(3)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [f"step-00000{i}" for i in (2, 5, 6, 7)]
+    manifest = tmp_path / "step-000006" / "manifest.json"
+    # nobody makes a milestone of a checkpoint by writing into its manifest
+    manifest.write_text(manifest.read_text().replace('"format_version"', '"milestone": true,\n "format_version"'))
+    checkpoint.save(tmp_path, 8, {"w": torch.zeros(3)}, {})
+    assert not (tmp_path / "step-000006").exists()
+
+
+def test_a_named_step(tmp_path: Path) -> None:
+    for step in (4, 5):
+        checkpoint.save(tmp_path, step, {"w": torch.full((3,), float(step))}, {"at": step})
+    step, tensors, state, notes = checkpoint.load_step(tmp_path, 4)
+    assert (step, tensors["w"].tolist(), state, notes) == (4, [4.0] * 3, {"at": 4}, [])
+    with pytest.raises(SmallviewError, match=r"there is no step 7 in .*; there are 4, 5"):
+        checkpoint.load_step(tmp_path, 7)
+    with pytest.raises(SmallviewError, match="there is none at all"):
+        checkpoint.load_step(tmp_path / "nothing", 7)
+    path = tmp_path / "step-000004" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(SmallviewError, match=r"step 4 in .* is damaged"):
+        checkpoint.load_step(tmp_path, 4)
+
+
+def test_a_checkpoint_that_was_good_and_changed_is_found_when_older_ones_go(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"w": torch.full((3,), float(step))}, {})
+    path = tmp_path / "step-000002" / "tensors.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    checkpoint.save(tmp_path, 3, {"w": torch.zeros(3)}, {})
+    # the damaged one went, and the one before it stayed in its place
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["step-000001", "step-000003"]

@@ -318,6 +318,23 @@ def test_what_does_not_fit_in_any_way_ends_with_advice_and_nothing_changed() -> 
     assert same(bits(state), before) and all(p.grad is None for p in state.networks.parameters())
 
 
+def test_passes_that_were_asked_for_stay() -> None:
+    state = tight((1,))
+    with pytest.raises(DoesNotFitError):
+        train(
+            state,
+            preset("moco_v2").method,
+            feed(0, 8),
+            total_steps=8,
+            lr=0.1,
+            seed=0,
+            precision=PLAIN,
+            device=CPU,
+            on_step=lambda r: False,
+            make_do=False,
+        )
+
+
 def test_an_update_that_does_not_fit_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the weights may have moved."""
     state = begin()
