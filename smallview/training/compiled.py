@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
+from smallview.joint_embedding import Method
+from smallview.networks.online_target import Shared
+from smallview.schedules import SPAN
+from smallview.views.view import pixels
 
 MOST = 8  # shapes of one network; each takes its minute
 TOLD_S = 0.5  # what is compiled for another module of the same layers is taken over at once
@@ -99,6 +104,35 @@ class Compiled:
             raise SmallviewError(
                 f"{type(module).__name__} cannot be compiled ({_reason(error)}); use --set execution=eager"
             ) from None
+
+
+def check_views(method: Method, size: int) -> None:
+    """Whether a run at `size` pixels shows its encoders few enough shapes to be compiled for: before it begins, not in the middle.
+
+    Raises:
+        UsageError: views that grow through too many sizes.
+
+    Example:
+        >>> from smallview.presets import preset
+        >>> check_views(preset("simclr").method, 32)
+    """
+    most = max(len(shapes) for shapes in _shapes(method, size))
+    if most > MOST:
+        raise UsageError(
+            f"execution is compile, and an encoder meets {most} shapes while views grow, each of which takes a minute to compile; "
+            f"wanted at most {MOST}: views of fixed sizes, or execution=eager"
+        )
+
+
+def _shapes(method: Method, size: int) -> list[set[tuple[int, int]]]:
+    """What each encoder meets in a training, as (pixels, views in one pass), since views of a size go through together."""
+    if isinstance(method.target, Shared):
+        seen = [method.views]
+    else:
+        seen = [tuple(v for v in method.views if v.seen_by in ("both", side)) for side in ("online", "target")]
+    return [
+        {shape for at in SPAN for shape in Counter(pixels(view.size, size, at) for view in views).items()} for views in seen
+    ]
 
 
 def _has_deterministic() -> bool:

@@ -121,6 +121,26 @@ def mixes_rows(module: nn.Module) -> bool:
     )
 
 
+def check_memory(memory: str) -> None:
+    """Whether it is a value of the setting `memory`.
+
+    Raises:
+        ValueError: it is none.
+
+    Example:
+        >>> check_memory("pieces:1")
+        Traceback (most recent call last):
+        ValueError: memory is "pieces:1"; wanted auto, plain, recompute or pieces:N, with N from 2 to 64
+    """
+    if memory in ("auto", "plain", "recompute"):
+        return
+    if not memory.startswith("pieces:"):
+        raise ValueError(f'memory is "{memory}"; wanted {MEMORY}')
+    count = memory.removeprefix("pieces:")
+    if not (count.isascii() and count.isdigit() and 2 <= int(count) <= MOST_PIECES):
+        raise ValueError(f'memory is "{memory}"; wanted {MEMORY}, with N from 2 to {MOST_PIECES}')
+
+
 def passes_for(execution: str, memory: str, say: Callable[[str], None] | None = None) -> Passes:
     """How networks are called under the settings `execution` and `memory`; say: told how long compiling took.
 
@@ -133,12 +153,10 @@ def passes_for(execution: str, memory: str, say: Callable[[str], None] | None = 
         >>> passes_for("eager", "pieces:4")
         Pieces(n=4, inner=Recomputed())
     """
-    if memory not in ("auto", "plain", "recompute") and not memory.startswith("pieces:"):
-        raise UsageError(f'memory is "{memory}"; wanted {MEMORY}')
-    if memory.startswith("pieces:"):
-        count = memory.removeprefix("pieces:")
-        if not (count.isascii() and count.isdigit() and 2 <= int(count) <= MOST_PIECES):
-            raise UsageError(f'memory is "{memory}"; wanted {MEMORY}, with N from 2 to {MOST_PIECES}')
+    try:
+        check_memory(memory)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if execution == "eager":
         if memory.startswith("pieces:"):
             return Pieces(int(memory.removeprefix("pieces:")), Recomputed())

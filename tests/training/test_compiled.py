@@ -13,12 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
 from smallview.networks.encoders import build_encoder
 from smallview.networks.heads import MLP, Heads
 from smallview.networks.online_target import Momentum, Networks, Passes, plain
+from smallview.presets import preset
 from smallview.records import ViewBatch
-from smallview.training.compiled import MOST, Compiled
+from smallview.schedules import SPAN
+from smallview.training.compiled import MOST, Compiled, check_views
+from smallview.views.view import pixels
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +128,40 @@ def test_shapes_of_several_modules_of_a_class_do_not_count_together_and_a_ninth_
         passes(layers[0], torch.randn(9, 3))
     with torch.no_grad():
         passes(layers[0], torch.randn(8, 3))  # another way of calling is no other shape
+
+
+def shapes_met(name: str, size: int) -> int:
+    """The most shapes that an encoder really meets in a training of a preset."""
+    met: dict[int, set[tuple[int, ...]]] = {}
+
+    def passes(module: nn.Module, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            met.setdefault(id(module), set()).add(tuple(x.shape))
+        return plain(module, x)
+
+    method = preset(name).method
+    encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nets = Networks(encoder, 3, method.heads, method.target, passes).train()
+    for at in SPAN:
+        sides = [pixels(view.size, size, at) for view in method.views]
+        nets([ViewBatch(torch.zeros(2, 3, side, side), view.seen_by) for side, view in zip(sides, method.views, strict=True)])
+    return max(map(len, met.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shapes"), [("simclr", 32, 1), ("moco_v2", 32, 1), ("relic_v2", 64, 2), ("combined", 16, 6)]
+)
+def test_views_of_few_sizes_may_be_compiled(name: str, size: int, shapes: int) -> None:
+    assert shapes_met(name, size) == shapes
+    check_views(preset(name).method, size)
+
+
+def test_views_that_grow_through_many_sizes_are_refused_before_the_run() -> None:
+    assert shapes_met("combined", 32) == 10
+    with pytest.raises(
+        UsageError, match=r"^execution is compile, and an encoder meets 10 shapes .*at most 8.*execution=eager$"
+    ):
+        check_views(preset("combined").method, 32)
 
 
 def test_a_copy_has_compiled_nothing() -> None:
