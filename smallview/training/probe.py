@@ -74,9 +74,10 @@ def look(networks: Networks, views: tuple[Tensor, Tensor], step: int, autocast: 
         features = online.encoder(torch.cat(views))  # [2n, F]
         embeddings = online.projector(features)  # [2n, D]
         predicted = embeddings if networks.predictor is None else networks.predictor(embeddings)
-    features, embeddings = features.float(), embeddings.float()
+    # so few numbers are looked at faster here than on a device, which is waited for once
+    features, embeddings, predicted = (x.float().cpu() for x in (features, embeddings, predicted))
     first, second = F.normalize(embeddings, dim=1).split(n)  # [n, D] each
-    prediction = F.cosine_similarity(embeddings, predicted.float())
+    prediction = F.cosine_similarity(embeddings, predicted)
     matrices: list[Tensor] = [p for p in networks.online.parameters() if p.dim() > 1]
     similar = first @ second.T  # [n, n]
     figures = torch.stack(
@@ -85,11 +86,11 @@ def look(networks: Networks, views: tuple[Tensor, Tensor], step: int, autocast: 
             *_shape(embeddings[:n]),
             (first - second).square().sum(1).mean(),
             uniformity(first),
-            (similar.argmax(1) == torch.arange(n, device=similar.device)).float().mean(),
+            (similar.argmax(1) == torch.arange(n)).float().mean(),
             prediction.mean(),
-            torch.stack(torch._foreach_norm(matrices)).square().sum().sqrt(),
+            torch.stack(torch._foreach_norm(matrices)).square().sum().sqrt().cpu(),
         ]
-    ).tolist()  # one wait for the device
+    ).tolist()
     return Look(step, *(round(x, 6) if math.isfinite(x) else x for x in figures))
 
 
@@ -106,7 +107,7 @@ def effective_rank(x: Tensor) -> Tensor:
     """How many directions vectors [n, F] take up around their mean, a scalar: the exponential of the entropy of the shares that
     the singular values have in their sum. From 1, all on one line, to the lesser of n - 1 and F; 1 where all are one point.
 
-    From the products of the n vectors, [n, n], which is cheap for a few; taken on the CPU, where so small an eigenproblem is faster.
+    From the products of the n vectors, [n, n], which is cheap for a few.
 
     Source: Roy and Vetterli, 2007; Garrido et al., 2023 (RankMe), who do not take the mean away.
 
@@ -114,17 +115,17 @@ def effective_rank(x: Tensor) -> Tensor:
         >>> round(float(effective_rank(torch.eye(5))), 3), round(float(effective_rank(torch.ones(5, 3))), 3)
         (4.0, 1.0)
     """
-    x = x.detach().double().cpu() if x.device.type != "cpu" else x.detach().double()
+    device, x = x.device, x.detach().double().cpu()
     x = x - x.mean(0)
     gram = x @ x.T  # [n, n]
     if not bool(torch.isfinite(gram).all()):
-        return x.new_tensor(math.nan)
+        return torch.tensor(math.nan, device=device)
     values = torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
     total = values.sum()
     if float(total) < 1e-9:
-        return x.new_tensor(1.0)
+        return torch.tensor(1.0, device=device)
     shares = values / total
-    return torch.exp(-torch.xlogy(shares, shares).sum())
+    return torch.exp(-torch.xlogy(shares, shares).sum()).float().to(device)
 
 
 def uniformity(x: Tensor) -> Tensor:
