@@ -27,9 +27,8 @@ from smallview.networks.online_target import Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
-from smallview.schedules import SPAN, Schedule
+from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
-from smallview.training.compiled import MOST
 from smallview.training.cost import training_flops
 from smallview.training.loop import StepReport, train, train_step
 from smallview.training.memory import passes_for
@@ -38,7 +37,7 @@ from smallview.training.prefetch import ahead
 from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
-from smallview.views.view import View, pixels
+from smallview.views.view import View
 
 WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 # views of so many steps wait; one more is being made, one is in use
@@ -153,12 +152,6 @@ def build(
 
     if config.execution == "graph" and device.type != "cuda":
         raise UsageError(f"execution is graph and the device {device}; wanted eager there, or --device cuda")
-    sizes = {pixels(view.size, config.size, at) for view in config.method.views for at in SPAN}
-    if config.execution == "compile" and len(sizes) > MOST:
-        raise UsageError(
-            f"execution is compile and views take {len(sizes)} sizes over the training; wanted {MOST} at most, for each is compiled: "
-            "--set execution=eager"
-        )
     if config.execution != "eager" and collectives.world() > 1:
         raise UsageError(
             f"execution is {config.execution} with {collectives.world()} processes, whose BatchNorm speaks to the others; wanted eager"

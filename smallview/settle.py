@@ -20,6 +20,7 @@ from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.encoders import OWN
 from smallview.settings import dump_toml, to_tables
+from smallview.training.compiled import check_views
 from smallview.training.memory import passes_for
 from smallview.training.precision import choose_device
 from smallview.training.processes import local_world
@@ -111,6 +112,8 @@ def settle(
     config, reasons = resolve_config(facts, flags, file, sets, origin=config_file or "the file")
     check_encoder(config.encoder)
     passes_for(config.execution, config.memory)  # refuses what does not go together
+    if config.execution == "compile":
+        check_views(config.method, config.size)
     if config.pack == "auto":  # the kind changes what is seen, and is settled like every other default
         config = replace(config, pack=pack_kind(source, smallest_side(config)))
     elif config.pack != stored_kind(config.pack, source.channels):

@@ -45,6 +45,9 @@ def _record(module: nn.Module, x: Tensor) -> Any:
     buffers = list(module.buffers())
     kept = [buffer.clone() for buffer in buffers]
     state = torch.cuda.get_rng_state(x.device)
+    # the recorded passes keep their gradients' nodes on the stream that they were recorded on; torch would warn at each backward pass
+    if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     sample = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(x.requires_grad)
     caching = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # a cached cast would be part of whichever graph came first

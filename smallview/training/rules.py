@@ -173,9 +173,11 @@ def shrinking(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
 
 def _fell(memory: Memory, name: str, now: Figures, earlier: Figures) -> bool:
     last, peak = earlier[name], memory.peaks.get(name, 0.0)
+    # against a queue of old keys embeddings may draw together while they learn, as long as their directions stay
+    fall = DEEP_FALL if memory.chance and name in SPREADS else FALL
     if memory.name == SHRINKING:  # said until it is mended, not while the pace happens to be high
         return now[name] < FALL * peak and STEADY * now[name] < last
-    return now[name] < FALL * last or (now[name] < DEEP_FALL * peak and now[name] < STEADY * last)
+    return now[name] < fall * last or (now[name] < DEEP_FALL * peak and now[name] < STEADY * last)
 
 
 def waiting(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:

@@ -71,7 +71,7 @@ STORIES: dict[str, tuple[rules.Rule, str, Callable[[int], Said], Callable[[int],
     ),
     "runaway": (rules.diverging, "diverging", lambda step: {"loss": 4.0 * 1.05 ** max(0, step - 200)}, after(999)),
     "steep": (rules.diverging, "diverging", after(200, gradient=5e4), after(999)),
-    "spread falls": (rules.shrinking, "shrinking", after(999), lambda step: {"embedding_spread": 0.9 * 0.995 ** max(0, step - 200)}),
+    "spread falls": (rules.shrinking, "shrinking", after(999), lambda step: {"embedding_spread": 0.9 * 0.99 ** max(0, step - 200)}),
     "rank falls": (rules.shrinking, "shrinking", after(999), lambda step: {"feature_rank": 20.0 * 0.995 ** max(0, step - 200)}),
     "predictor gone": (rules.shrinking, "shrinking", after(999), after(200, prediction=1.0)),
     "views are late": (rules.waiting, "waiting for data", after(200, waited=0.05), after(999)),
@@ -113,6 +113,8 @@ def test_every_rule_has_a_story() -> None:
         (lambda step: {"loss": 9.0} if step == 215 else {}, after(999)),  # one bad batch
         (after(999), lambda step: {"weights": 16.0 + 0.1 * step}),  # weights that grow with all in order
         (after(999), lambda step: {"embedding_rank": 40.0 * 0.99**step + 10, "embedding_spread": 0.3 + 0.001 * step}),
+        # a queue of old keys: closer together, in more directions
+        (after(999), lambda step: {"embedding_spread": 0.9 - 0.3 * min(1.0, step / 200), "embedding_rank": 18.0 + step / 100}),
         (lambda step: {"waited": 0.09} if step % 10 == 0 else {}, after(999)),
     ],
 )
@@ -132,7 +134,7 @@ def test_graver_verdicts_come_first_and_waiting_last() -> None:
 
 def test_shrinking_is_said_until_it_is_mended() -> None:
     def seeing(step: int) -> Said:  # fast, slow, and back again
-        return {"embedding_spread": 0.9 - 0.004 * max(0, min(step, 300) - 200) + 0.01 * max(0, min(step, 560) - 520)}
+        return {"embedding_spread": 0.9 - 0.006 * max(0, min(step, 300) - 200) + 0.01 * max(0, min(step, 560) - 520)}
 
     heard = [verdict.name for verdict in tell(700, seeing=seeing) if verdict]
     first, last = heard.index("shrinking"), len(heard) - heard[::-1].index("shrinking")
