@@ -12,16 +12,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from smallview.errors import SmallviewError
 from smallview.files import sync_folder, write_text
 from smallview.training.manifest import MANIFEST, STATE, TENSORS, Damaged, is_milestone, load, manifest, problem
+from smallview.training.tensor_file import Piece, pieces_of
 
 # A step that is saved again moves the earlier one aside to `.old-<pid>` until the new one has its name.
 _NAME = re.compile(r"step-(\d{6,12})(\.old-\d+)?\Z")
@@ -59,9 +59,9 @@ def save(
         >>> load_latest(folder)
         (12, {'weight': tensor([0., 0.])}, {'epoch': 0}, [])
     """
-    files = {STATE: json.dumps(dict(state)).encode(), TENSORS: safetensors.torch.save(_unshared(tensors))}
-    files[MANIFEST] = manifest(step, files, milestone)
-    needed = sum(map(len, files.values()))
+    files: dict[str, list[Piece]] = {STATE: [json.dumps(dict(state)).encode()], TENSORS: pieces_of(tensors)}
+    files[MANIFEST] = [manifest(step, files, milestone)]
+    needed = sum(len(piece) for pieces in files.values() for piece in pieces)
     final = folder / f"step-{step:06d}"
     temporary = folder / f"{final.name}.tmp-{os.getpid()}"
     placed = False
@@ -72,8 +72,8 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _point("folder made")
-        for name, data in files.items():
-            _write(temporary / name, data)
+        for name, pieces in files.items():
+            _write(temporary / name, pieces)
             _point(f"{name} written")
         sync_folder(temporary)
         _point("folder synced")
@@ -162,24 +162,13 @@ def _runs_elsewhere(pid: int) -> bool:
     return True
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors, none of which shares memory with another: the format refuses tied weights."""
-    seen: set[int] = set()
-    ready = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu").contiguous()
-        storage = value.untyped_storage().data_ptr()
-        ready[name] = value.clone() if storage in seen else value
-        seen.add(storage)
-    return ready
-
-
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, pieces: Iterable[Piece]) -> None:
     # Made by open(), not by a library: so its mode follows the umask.
     with open(path, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view[:_CHUNK]) :]
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[file.write(view[:_CHUNK]) :]
         os.fsync(file.fileno())
 
 

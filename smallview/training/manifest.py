@@ -6,13 +6,15 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from smallview.training.tensor_file import Piece
 
 FORMAT_VERSION = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -27,8 +29,8 @@ def _canonical(values: dict[str, Any]) -> bytes:
     return json.dumps(values, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def manifest(step: int, files: Mapping[str, bytes], milestone: bool = False) -> bytes:
-    """The manifest of one step's files, in the one form of bytes that it may have; a milestone is a checkpoint that stays."""
+def manifest(step: int, files: Mapping[str, Sequence[Piece]], milestone: bool = False) -> bytes:
+    """The manifest of one step's files, given in pieces, in the one form that it may have; a milestone is a checkpoint that stays."""
     try:
         version = importlib.metadata.version("smallview")
     except importlib.metadata.PackageNotFoundError:
@@ -36,11 +38,18 @@ def manifest(step: int, files: Mapping[str, bytes], milestone: bool = False) -> 
     body = {
         "format_version": FORMAT_VERSION,
         "step": step,
-        "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()},
+        "files": {name: {"sha256": _digest(pieces), "size": sum(map(len, pieces))} for name, pieces in files.items()},
         **({"milestone": True} if milestone else {}),
         "versions": {"smallview": version, "torch": torch.__version__},
     }
     return _canonical(body | {"sha256": hashlib.sha256(_canonical(body)).hexdigest()})
+
+
+def _digest(pieces: Sequence[Piece]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smallview import files
 from smallview.errors import SmallviewError
-from smallview.training import checkpoint
+from smallview.training import checkpoint, tensor_file
 from smallview.training.checkpoint import load_latest, save, sweep
 
 torch.set_num_threads(1)
@@ -399,3 +399,23 @@ def test_a_checkpoint_that_was_good_and_changed_is_found_when_older_ones_go(tmp_
     checkpoint.save(tmp_path, 3, {"w": torch.zeros(3)}, {})
     # the damaged one went, and the one before it stayed in its place
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["step-000001", "step-000003"]
+
+
+def test_the_file_is_one_that_the_library_reads_with_every_type_layout_and_shape() -> None:
+    import safetensors.torch
+
+    source = torch.Generator().manual_seed(0)
+    shared = torch.randn(6, 4, generator=source)
+    tensors = {
+        "image": torch.randn(2, 3, 4, 5, generator=source).contiguous(memory_format=torch.channels_last),
+        "a": shared,
+        "b": shared[1:3, ::2],
+        "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(7),
+        'näme "quoted"': torch.tensor([True, False]),
+        **{f"of {dtype}": (torch.arange(5) - 1).to(dtype) for dtype in tensor_file.NAMES},
+    }
+    read = safetensors.torch.load(b"".join(tensor_file.pieces_of(tensors)))
+    assert set(read) == set(tensors)
+    for name, value in tensors.items():
+        assert read[name].dtype == value.dtype and read[name].shape == value.shape and torch.equal(read[name], value), name
