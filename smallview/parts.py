@@ -43,6 +43,7 @@ WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 # views of so many steps wait; one more is being made, one is in use
 DEPTH = 2
 SLOTS = DEPTH + 2
+MOST_NAMED = 3
 PROBE_EPOCH = 2**31 - 1  # no training comes to it: the probe's views are nobody else's
 Say = Callable[[str], None]
 
@@ -60,11 +61,24 @@ class Parts:
     maker: ViewMaker
     weights: str | None = None  # SHA-256 of those that training started from
 
-    def feed(self, start: int, stop: int, total: int | None = None) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
-        """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead: of several processes, each its own part."""
+    def feed(
+        self, start: int, stop: int, total: int | None = None, say: Say | None = None
+    ) -> Iterator[tuple[Batch, tuple[ViewBatch, ...]]]:
+        """(Batch, views) of the steps start to stop - 1 of `total`, views made ahead: of several processes, each its own part.
+
+        say: told when views do not come for a minute, of which pictures.
+        """
         config = self.config
         order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
-        return views_ahead(self.maker, config.batch_size, order)
+
+        def on_wait(batch: Batch, seconds: float) -> None:
+            names = [self.pack.names[int(i)] for i in batch.index[:MOST_NAMED]]
+            if say is not None:
+                say(
+                    f"no batch for {seconds:.0f} s; step {batch.step + 1:,} reads {', '.join(names)}, ... from {self.pack.name}"
+                )
+
+        return views_ahead(self.maker, config.batch_size, order, on_wait)
 
     def probe_views(self) -> tuple[Tensor, Tensor]:
         """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 128 of them."""
@@ -95,16 +109,19 @@ class Parts:
 
 
 def views_ahead(
-    maker: ViewMaker, batch_size: int, order: Iterable[Batch]
+    maker: ViewMaker, batch_size: int, order: Iterable[Batch], on_wait: Callable[[Batch, float], None] | None = None
 ) -> Generator[tuple[Batch, tuple[ViewBatch, ...]], None, None]:
-    """(Batch, views) in order; a few steps' views are made before they are asked for, in a thread."""
+    """(Batch, views) in order; a few steps' views are made before they are asked for, in a thread.
+
+    on_wait: as in training/prefetch.py.
+    """
     rank, world = collectives.rank(), collectives.world()
     on_stream = OnStream(maker, batch_size // world, SLOTS)
 
     def make(batch: Batch) -> tuple[tuple[ViewBatch, ...], Any]:
         return on_stream.make(share(batch, rank, world))
 
-    with closing(ahead(make, order, DEPTH)) as made:
+    with closing(ahead(make, order, DEPTH, on_wait=on_wait)) as made:
         for batch, views in made:
             yield batch, on_stream.take(views)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from smallview.config import RunConfig, smallest_side
@@ -32,6 +34,38 @@ def telling(doing: str, say: Say) -> Callable[[int, int], None]:
     return progress
 
 
+@contextmanager
+def told_when_stuck(
+    progress: Callable[[int, int], None], say: Say, name: Callable[[int], str], patience: float = 60.0
+) -> Iterator[Callable[[int, int], None]]:
+    """The progress function, which counts pictures done; when none has been done for `patience` seconds, the next one's name is said."""
+    done, moved, over = 0, time.monotonic(), threading.Event()
+
+    def note(now_done: int, total: int) -> None:
+        nonlocal done, moved
+        done, moved = now_done, time.monotonic()
+        progress(now_done, total)
+
+    def look() -> None:
+        nonlocal moved
+        waited = 0.0
+        while not over.wait(patience / 4):
+            idle = time.monotonic() - moved
+            if idle < patience:
+                waited = 0.0
+            elif idle - waited >= patience:
+                waited = idle
+                say(f"no picture for {idle:.0f} s; reading {name(done)}")
+
+    thread = threading.Thread(target=look, name="smallview-patience", daemon=True)
+    thread.start()
+    try:
+        yield note
+    finally:
+        over.set()
+        thread.join()
+
+
 def decoded(source: Source, config: RunConfig, folder: Path | None, say: Say) -> Pack:
     """Every picture decoded once; what is broken is named in the folder, if there is one, and counted.
 
@@ -40,7 +74,8 @@ def decoded(source: Source, config: RunConfig, folder: Path | None, say: Say) ->
     """
     told = telling("decoding", say)
     side = smallest_side(config)
-    pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told, keep_older=True)
+    with told_when_stuck(told, say, lambda i: source.names[min(i, len(source) - 1)]) as told:
+        pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told, keep_older=True)
     if pack.kind == "jpeg":
         say(
             f"{len(pack):,} pictures are kept as JPEGs of quality {QUALITY}, their short side up to {side:,} px; "

@@ -351,7 +351,7 @@ def _train(parts: Parts, steps: int, beside: Beside) -> None:
         done = train(
             state,
             config.method,
-            parts.feed(state.step, steps, steps),
+            parts.feed(state.step, steps, steps, beside.progress.say if beside.leads else None),
             total_steps=steps,
             lr=parts.lr(),
             seed=config.seed,

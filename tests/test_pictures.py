@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image
 import smallview as sv
 from smallview.cli import main
 from smallview.errors import DataError, StoppedError, UsageError
+from smallview.pictures import told_when_stuck
 from smallview.settings import load_toml
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -193,3 +196,20 @@ def test_the_pack_from_before_a_change_stays_until_that_is_accepted(
         assert len(before) == 1 and before < packs() and len(packs()) == 2
     sv.pretrain(folder, out=tmp_path / "run", accept_data_change=True, **_settings())
     assert len(packs()) == 1 and not packs() & before
+
+
+def test_a_picture_that_does_not_come_is_named_and_waited_for() -> None:
+    """A folder on a network disk that hangs."""
+    told: list[str] = []
+    counted: list[int] = []
+    with told_when_stuck(lambda done, _: counted.append(done), told.append, "picture {}.jpg".format, patience=0.1) as note:
+        note(3, 9)
+        end = time.monotonic() + 30
+        while len(told) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        note(9, 9)
+    assert counted == [3, 9] and len(told) >= 2
+    assert all("reading picture 3.jpg" in line and line.startswith("no picture for ") for line in told)
+    with told_when_stuck(lambda done, _: None, told.append, str, patience=30) as note:
+        note(1, 1)
+    assert not any(thread.name == "smallview-patience" for thread in threading.enumerate())

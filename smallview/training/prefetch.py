@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
@@ -12,8 +13,21 @@ From = TypeVar("From")
 To = TypeVar("To")
 
 
-def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> Generator[tuple[From, To], None, None]:
+PATIENCE_S = 60.0
+
+
+def ahead(
+    make: Callable[[From], To],
+    items: Iterable[From],
+    depth: int = 2,
+    *,
+    on_wait: Callable[[From, float], None] | None = None,
+    patience: float = PATIENCE_S,
+) -> Generator[tuple[From, To], None, None]:
     """(item, make(item)) in order, made up to `depth` items ahead in one thread; errors come out where the item would.
+
+    on_wait: told of the item that is being made and of the seconds waited for it, each time that nothing has come for `patience`
+    seconds; the wait goes on.
 
     Example:
         >>> list(ahead(lambda n: n * n, [1, 2, 3]))
@@ -21,6 +35,7 @@ def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> 
     """
     ready: queue.Queue[tuple[From, To] | BaseException | None] = queue.Queue(maxsize=depth)
     closed = threading.Event()
+    at_work: list[From] = []
 
     def put(value: tuple[From, To] | BaseException | None) -> bool:
         while not closed.is_set():
@@ -35,7 +50,9 @@ def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> 
         try:
             for item in items:
                 with MAKING:
+                    at_work.append(item)
                     made = make(item)
+                    at_work.clear()
                 if not put((item, made)):
                     return
             put(None)
@@ -44,8 +61,18 @@ def ahead(make: Callable[[From], To], items: Iterable[From], depth: int = 2) -> 
 
     thread = threading.Thread(target=work, name="smallview-views", daemon=True)
     thread.start()
+
+    def get() -> tuple[From, To] | BaseException | None:
+        began = time.monotonic()
+        while True:
+            try:
+                return ready.get(timeout=patience)
+            except queue.Empty:
+                if on_wait is not None and at_work:
+                    on_wait(at_work[0], time.monotonic() - began)
+
     try:
-        while (value := ready.get()) is not None:
+        while (value := get()) is not None:
             if isinstance(value, BaseException):
                 raise value
             yield value

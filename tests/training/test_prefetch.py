@@ -86,3 +86,28 @@ def test_it_is_made_ahead_in_another_thread_and_no_further_than_depth() -> None:
     time.sleep(0.02)
     assert len(made) == 4 and set(made) == {"smallview-views"}  # one taken, two ready, one in hand
     feed.close()
+
+
+def test_a_long_wait_is_told_again_and_again_and_the_run_goes_on() -> None:
+    free = threading.Event()
+    told: list[tuple[int, float]] = []
+
+    def make(n: int) -> int:
+        if n == 2:
+            assert free.wait(30)
+        return n
+
+    def on_wait(item: int, seconds: float) -> None:
+        told.append((item, seconds))
+        if len(told) == 3:
+            free.set()
+
+    assert [made for _, made in ahead(make, range(5), 2, on_wait=on_wait, patience=0.05)] == list(range(5))
+    assert [item for item, _ in told] == [2, 2, 2]
+    assert 0.05 <= told[0][1] < told[1][1] < told[2][1] < 30
+
+
+def test_what_comes_in_time_is_not_told_of() -> None:
+    told: list[int] = []
+    assert len(list(ahead(lambda n: n, range(5), on_wait=lambda item, _: told.append(item), patience=30))) == 5
+    assert told == []
