@@ -20,6 +20,7 @@ FLAT = 0.05  # a spread under which all pictures have one embedding
 ONE_LINE = 1.3  # an effective rank under which they lie on one line
 FALL, DEEP_FALL, STEADY = 0.75, 0.5, 0.95  # of what it was lately, of its peak; what still falls
 GROWTH, DROP, SPIKE = 1.3, 0.85, 8.0  # of the weights; of a rank; standard deviations of the loss
+START, START_GROWTH = 200, 3.0  # the steps of the beginning, and what no weights grow by in it
 # under chance there is a little learning; over it there is none, however noisy
 UNDER, OVER, STUCK_AFTER = 0.003, 0.05, 100
 RISE, STEEP = 3.0, 100.0  # of the loss, of the gradient
@@ -39,7 +40,7 @@ class Memory:
 
     chance: see verdicts.chance. steps: (loss, gradient, seconds, waited) of the last 150. terms: the last 100 values of each term in
     `chance`. looks: at most nine, 25 steps apart or more. peaks: the best ranks and spreads since `settled`. not_finite: counts down
-    after a step whose numbers were not. name: the last verdict's.
+    after a step whose numbers were not. began: the weights' norm at step 0, where a look was taken then. name: the last verdict's.
     """
 
     chance: dict[str, float]
@@ -48,6 +49,7 @@ class Memory:
     looks: deque[Figures] = field(default_factory=lambda: deque(maxlen=SPAN // EVERY + 3))
     peaks: Figures = field(default_factory=dict)
     not_finite: int = 0
+    began: float | None = None
     name: str = HEALTHY
 
     @property
@@ -115,7 +117,13 @@ def collapsed(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
 
 
 def too_large(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
-    """Weights that are overwritten, with a loss that jumps or directions that are lost."""
+    """Weights that are overwritten: with a loss that jumps or directions that are lost, or from the beginning on."""
+    causes = "a learning rate made for larger batches or another optimizer, no warm-up"
+    begins = now["step"] <= START or memory.name == TOO_LARGE  # said until it is mended
+    if memory.began is not None and begins and now["weights"] > START_GROWTH * memory.began:
+        return Finding(
+            TOO_LARGE, f"the weights grew {now['weights'] / memory.began:.1f}-fold since the start", causes, "far lower"
+        )
     if not earlier or now["weights"] <= GROWTH * earlier["weights"]:
         return None
     kept = min(now[name] / max(earlier[name], 1e-9) for name in RANKS)
@@ -127,7 +135,7 @@ def too_large(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
     return Finding(
         TOO_LARGE,
         f"the weights grew {now['weights'] / earlier['weights']:.1f}-fold in about 100 steps and {what}",
-        "a learning rate made for larger batches or another optimizer, no warm-up",
+        causes,
         "far lower",
     )
 

@@ -108,9 +108,14 @@ class Watch:
                 values.append(losses[name])
 
     def judge(self, look: Look) -> Verdict | None:
-        """The verdict at this look, None before step 100; the gravest that holds, and waiting for data after all others."""
+        """The verdict at this look, None before step 100; the gravest that holds, and waiting for data after all others.
+
+        A look at step 0, if there is one, tells what the weights grow from.
+        """
         memory, now = self.memory, look.as_dict()
         earlier = memory.earlier(look.step)
+        if look.step == 0:
+            memory.began = look.weights
         apart = not memory.looks or look.step - memory.looks[-1]["step"] >= EVERY
         if apart and all(math.isfinite(value) for value in now.values()):
             memory.looks.append(now)
@@ -144,6 +149,7 @@ class Watch:
             "looks": [dict(look) for look in memory.looks],
             "peaks": dict(memory.peaks),
             "not_finite": memory.not_finite,
+            "began": memory.began,
             "name": memory.name,
         }
 
@@ -156,4 +162,5 @@ class Watch:
                 memory.terms[name].extend(values)
         memory.looks.extend(dict(look) for look in state.get("looks", []))
         memory.peaks.update(state.get("peaks", {}))
+        memory.began = state.get("began")
         memory.not_finite, memory.name = int(state.get("not_finite", 0)), str(state.get("name", HEALTHY))

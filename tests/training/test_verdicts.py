@@ -160,6 +160,21 @@ def test_a_checkpoint_without_a_watch_begins_one() -> None:
     assert {v.name for v in tell(400, watch=watch, start=200) if v} == {"healthy"}
 
 
+def test_weights_that_are_overwritten_from_the_start_are_seen_where_step_0_was_looked_at() -> None:
+    def told(weights: float, begin: bool = True) -> list[str]:
+        watch = Watch({"contrastive": LN_K})
+        if begin:
+            assert watch.judge(Look(0, **FINE)) is None
+        first = tell(150, seeing=lambda step: {"weights": weights}, watch=watch)
+        second = Watch({"contrastive": LN_K})
+        second.load(json.loads(json.dumps(watch.state())))
+        heard = first + tell(400, seeing=lambda step: {"weights": weights if step < 300 else 20.0}, watch=second, start=150)
+        return [verdict.name for verdict in heard if verdict]
+
+    assert told(60.0) == ["too large learning rate"] * 8 + ["healthy"] * 5
+    assert set(told(24.0)) == set(told(60.0, begin=False)) == {"healthy"}
+
+
 @pytest.mark.parametrize("every", [1, 7, 50, 100, 200])
 def test_verdicts_do_not_hang_on_how_often_is_looked(every: int) -> None:
     _, name, saying, seeing = STORIES["overwritten"]

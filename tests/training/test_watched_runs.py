@@ -127,6 +127,8 @@ class Watched:
                 heard.extend([verdict] if verdict else [])
             return until_alarm and bool(heard) and heard[-1].name != "healthy"
 
+        if self.state.step == 0:
+            self.watch.judge(look(self.state.networks, self.probe, 0, nullcontext()))
         try:
             train(
                 self.state,
@@ -265,6 +267,13 @@ def test_a_broken_queue_is_stuck_at_ln_k_and_nothing_else(queue: Queue, latest: 
 def test_a_temperature_that_levels_all_is_stuck_at_ln_k() -> None:
     run = begin("simclr", change=lambda method: replace(method, objective={"contrastive": Term(1.0, InfoNCE(100.0))}))
     assert [verdict.name for verdict in run.go(100)] == ["stuck at ln K"]
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "s3l_simclr"])
+def test_a_rate_that_is_too_large_from_the_start_is_called_so(name: str) -> None:
+    run = begin(name)
+    run.faster = 300.0
+    assert {verdict.name for verdict in run.go(100)} <= {"too large learning rate", "collapsed", "refused"}
 
 
 def test_a_run_without_its_predictor_from_the_start_is_seen_to_shrink() -> None:
