@@ -15,12 +15,13 @@ ifneq ($(shell $(BIN)/python -c "print('works')" 2>/dev/null),works)
 $(DEMO_STAMP) $(DEV_STAMP): lost-environment
 endif
 
-.PHONY: help demo test check clean lost-environment
+.PHONY: help demo test check soak clean lost-environment
 
 help:
 	@echo "make demo    train, judge and report on pictures that come with a dependency (a few minutes on 2 cores)"
 	@echo "make test    the fast tests"
 	@echo "make check   format, lint, types, import law and the fast tests"
+	@echo "make soak    kills, full disks, dead processes: docs/reliability.md anew (half an hour)"
 	@echo "make clean   remove caches and build results (the environment stays: rm -r $(VENV) removes it)"
 	@echo "The first of them $(SIZE)."
 
@@ -36,6 +37,9 @@ check: $(DEV_STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_import_law.py
 	@$(BIN)/python -m pytest -q -n $(JOBS) $(FAST)
+
+soak: $(DEV_STAMP)
+	@$(BIN)/python benchmarks/soak.py
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ from smallview.training.cost import Ledger, peak_memory
 from smallview.training.launch import StopRequest
 from smallview.training.log import Guarded, Logger, MetricsLog
 from smallview.training.loop import StepReport
-from smallview.training.probe import look
+from smallview.training.probe import Look, look
 from smallview.training.progress import Progress
 from smallview.training.tensorboard import TensorBoardLog
 from smallview.training.verdicts import Verdict, Watch, chance
@@ -81,6 +81,8 @@ class Beside:
                 self.log = held.enter_context(MetricsLog(self.folder / "metrics.jsonl"))
                 self.log.truncate_after(self.state.step)
                 self.views = self.parts.probe_views()
+                if self.state.step == 0:  # what it is later compared with, and never a verdict
+                    self.watch.judge(self._look(0))
                 self.online = online_of(self.parts, self.progress.say)
                 self.others = Guarded(self.loggers, self.progress.say)
                 self.others.begin(to_tables(self.config), self.state.step)
@@ -118,7 +120,7 @@ class Beside:
             self.figures = {}
             if report.step % self.config.watch_every and report.step < self.steps:
                 return
-            seen = look(self.state.networks, self.views, report.step, self.parts.precision.autocast(self.parts.device))
+            seen = self._look(report.step)
             self.figures = {f"watch/{name}": value for name, value in seen.as_dict().items() if name != "step"}
             before, self.verdict = self.verdict, self.watch.judge(seen)
         verdict = self.verdict
@@ -127,6 +129,9 @@ class Beside:
                 self.progress.say(verdict.line())
             if verdict.name in BAD and self.config.stop_on_collapse:
                 self.given_up = verdict.line()
+
+    def _look(self, step: int) -> Look:
+        return look(self.state.networks, self.views, step, self.parts.precision.autocast(self.parts.device))
 
     def _evaluate(self, report: StepReport) -> None:
         if self.online is not None:

@@ -23,7 +23,6 @@ from smallview.seeds import derive
 from smallview.training.memory import advice, lighter, out_of_memory
 from smallview.training.precision import Precision
 from smallview.training.state import TrainState
-from smallview.training.watch import gradient_size
 
 MOST_SKIPPED = 3
 
@@ -104,6 +103,13 @@ def train_step(
         _copy(state.buffers, kept)
     state.optimizer.zero_grad(set_to_none=True)
     return Stepped(value, dict(zip(losses, terms, strict=True)), slope, finite, embeddings.features)
+
+
+@torch.no_grad()
+def gradient_size(parameters: Iterable[Tensor], device: torch.device | None = None) -> Tensor:
+    """The sum of every gradient's Euclidean norm, a scalar on their device; not finite where any of them is not."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return torch.stack(torch._foreach_norm(grads)).sum() if grads else torch.zeros((), device=device)
 
 
 def _in_memory(step: Callable[[], Stepped], state: TrainState, batch_size: int, say: Callable[[str], None]) -> Stepped:

@@ -17,7 +17,7 @@ from smallview.objectives import InfoNCE, NearestSmoothing
 from smallview.presets import preset
 from smallview.records import Batch, ViewBatch
 from smallview.schedules import Ramp, WarmupCosine
-from smallview.training.loop import StepReport, train
+from smallview.training.loop import StepReport, gradient_size, train
 from smallview.training.precision import Precision
 from smallview.training.state import TrainState
 
@@ -346,3 +346,14 @@ def test_an_update_that_does_not_fit_is_not_done_again(monkeypatch: pytest.Monke
     with pytest.raises(DoesNotFitError):
         run(state, 8)
     assert state.step == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_is_not_finite_shows_in_the_size_of_all(bad: float) -> None:
+    layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    assert float(gradient_size(layers.parameters())) == 0.0  # none at all
+    layers(torch.ones(2, 3)).sum().backward()
+    assert 0.0 < float(gradient_size(layers.parameters())) < 100.0
+    assert layers[1].bias.grad is not None
+    layers[1].bias.grad[1] = bad
+    assert not np.isfinite(float(gradient_size(layers.parameters())))
