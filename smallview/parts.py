@@ -44,7 +44,7 @@ WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 DEPTH = 2
 SLOTS = DEPTH + 2
 MOST_NAMED = 3
-PROBE_EPOCH = 2**31 - 1  # no training comes to it: the probe's views are nobody else's
+PROBE_EPOCHS = (2**31 - 1, 2**31 - 2)  # no training comes to them: the probe's views are nobody else's
 Say = Callable[[str], None]
 
 
@@ -81,14 +81,18 @@ class Parts:
         return views_ahead(self.maker, config.batch_size, order, on_wait)
 
     def probe_views(self) -> tuple[Tensor, Tensor]:
-        """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 128 of them."""
+        """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 128 of them.
+
+        One as the online network sees them, one as the target does; of one size, else the same view twice.
+        """
         n = min(len(self.pack), max(16, min(128, self.config.batch_size // 2)))
         index = np.sort(generator(self.config.seed, "watch").choice(len(self.pack), n, replace=False)).astype(np.int64)
-        views = self.maker(Batch(index, epoch=PROBE_EPOCH, step=0, progress=1.0))
+        views, again = (self.maker(Batch(index, epoch, step=0, progress=1.0)) for epoch in PROBE_EPOCHS)
         first = next(v for v, view in enumerate(views) if view.seen_by != "target")
-        other = next(v for v, view in enumerate(views) if view.seen_by != "online" and v != first)
-        layout = self.precision.memory_format
-        one, two = (views[v].images.contiguous(memory_format=layout).clone() for v in (first, other))
+        others = [v for v, view in enumerate(views) if view.seen_by != "online" and v != first]
+        same = [v for v in others if views[v].images.shape == views[first].images.shape]
+        pair = views[first].images, (views[same[0]] if same else again[first]).images
+        one, two = (images.contiguous(memory_format=self.precision.memory_format).clone() for images in pair)
         return one, two
 
     def flops(self) -> float:
