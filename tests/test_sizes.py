@@ -19,9 +19,9 @@ from smallview.data.pack import Pack
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.errors import StoppedError, UsageError
+from smallview.parts import PROBE_EPOCHS
 from smallview.schedules import Ramp, Steps
 from smallview.settings import from_tables, load_toml
-from smallview.parts import PROBE_EPOCHS
 from smallview.settle import settle
 from smallview.views.making import ViewMaker
 from smallview.views.view import View

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from smallview.records import Row
-from smallview.training.log import MetricsLog, append_row, read_jsonl
+from smallview.training.log import Guarded, MetricsLog, append_row, read_jsonl
 
 ROW = Row("knn k=20", "top1", 0.5, 0.3, None, 0, 10, 5, {"k": 20}, {"seconds": 1.5})
 
@@ -54,3 +57,35 @@ def test_rows(tmp_path: Path) -> None:
     append_row(path, ROW)
     assert read_jsonl(path) == [ROW.as_dict()] * 2
     assert [json.loads(line) for line in path.read_text().splitlines()] == [ROW.as_dict()] * 2
+
+
+class Heard:
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.heard = fails, list[str]()
+
+    def _note(self, name: str) -> None:
+        self.heard.append(name)
+        if name == self.fails:
+            raise ConnectionError("no route\nto host")
+
+    def begin(self, settings: Mapping[str, Any], step: int) -> None:
+        self._note("begin")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._note("write")
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        self._note("end")
+
+
+@pytest.mark.parametrize("fails", ["begin", "write", "end"])
+def test_a_logger_that_fails_is_named_once_and_left_out(fails: str) -> None:
+    bad, good, said = Heard(fails), Heard(), list[str]()
+    all_of_them = Guarded([bad, good], said.append)
+    all_of_them.begin({}, 0)
+    all_of_them.write({"step": 1})
+    all_of_them.write({"step": 2})
+    all_of_them.end({})
+    assert good.heard == ["begin", "write", "write", "end"]
+    assert bad.heard == good.heard[: good.heard.index(fails) + 1]
+    assert said == ["Heard is left out from here on: ConnectionError: no route"]
