@@ -27,6 +27,7 @@ EXAMPLES = int(os.environ.get("SMALLVIEW_SOAK_EXAMPLES", "200"))
 MANY = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=EXAMPLES <= 200
 )
+pytestmark = pytest.mark.timeout(120 + EXAMPLES)  # seconds
 FEW = settings(MANY, max_examples=max(EXAMPLES // 10, 1))
 
 
