@@ -183,8 +183,9 @@ def stopped_early(command: Callable[[], str]) -> Iterator[None]:
 class StopRequest:
     """Turns Ctrl-C and SIGTERM into a wish to stop: the loop reads `requested` after each step, saves and leaves.
 
-    A second Ctrl-C ends the process at once with status 130. Handlers are in place between `with` and its end, in the main
-    thread; elsewhere nothing is installed. `announce` is told once that a stop was asked for.
+    A second Ctrl-C ends the process at once with status 130, also in the middle of a long call into a library. Handlers are in
+    place between `with` and its end, in the main thread; elsewhere nothing is installed. `announce` is told once that a stop was
+    asked for.
     """
 
     def __init__(self, announce: Callable[[str], None] | None = None) -> None:
@@ -193,14 +194,19 @@ class StopRequest:
         self._announce = announce
         self._interrupts = 0
         self._previous: dict[int, Any] = {}
+        self._listener: _Listener | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
+            self._listener = _Listener.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._listener is not None:
+            self._listener.end()
+            self._listener = None
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
@@ -215,3 +221,47 @@ class StopRequest:
             with contextlib.suppress(RuntimeError, OSError, ValueError):
                 if self._announce is not None:
                     self._announce("stopping after this step")
+
+
+class _Listener:
+    """A thread that hears every Ctrl-C when it comes and ends the process at the second one.
+
+    Python calls a handler only between two of its own instructions, and once for all signals that came in the meantime: two of
+    them during one backward pass would count as one, and a call that hangs could not be left at all.
+    """
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading, self._writing = reading, writing
+        self._thread = threading.Thread(target=self._listen, name="smallview-signals", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def begin() -> _Listener | None:
+        """None where signals are already written to a file of somebody else's, such as an event loop."""
+        if os.name == "nt":  # where only sockets will do
+            return None
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        if before == -1:
+            return _Listener(reading, writing)
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+        return None
+
+    def _listen(self) -> None:
+        interrupts = 0
+        while numbers := os.read(self._reading, 64):
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts > 1:
+                os._exit(130)
+
+    def end(self) -> None:
+        """Hear no more."""
+        now = signal.set_wakeup_fd(-1)
+        if now not in (-1, self._writing):  # an event loop that began meanwhile
+            signal.set_wakeup_fd(now)
+        os.close(self._writing)
+        self._thread.join()
+        os.close(self._reading)

@@ -218,13 +218,51 @@ def test_the_second_interrupt_ends_at_once() -> None:
     assert time.monotonic() - begun < 2
 
 
+# ten seconds and more without an instruction of Python's own in the main thread, as in one backward pass
+BUSY = """
+import hashlib
+from smallview.training.launch import StopRequest
+with StopRequest(lambda line: print(line, flush=True)) as stop:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 60_000_000)
+"""
+
+
+def test_the_second_interrupt_ends_a_long_call_of_a_library() -> None:
+    process = start(BUSY)
+    for _ in range(2):
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert finish(process) == (130, "")
+    assert time.monotonic() - begun < 2
+
+
+def test_an_event_loops_ear_for_signals_stays() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert os.read(reading, 10) == bytes([signal.SIGTERM])
+        assert signal.set_wakeup_fd(before) == writing
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
 def test_handlers_are_put_back() -> None:
+    threads = threading.active_count()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
         assert stop.signal == signal.SIGINT
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
 
 
 def test_in_another_thread_nothing_is_installed() -> None:
