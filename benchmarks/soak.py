@@ -614,7 +614,7 @@ def main() -> int:
             flush=True,
         )
         cells = [name, fault.fault, fault.seen, f"{row.tries:,}", f"{row.survived:,}", f"{target:,}", fault.held]
-        results[name] = cells
+        results = {**read_table(), name: cells}  # rows that another process has written meanwhile stay
         if given.share >= 1.0:
             date = datetime.date.today().isoformat()
             before, rest = PAGE.read_text().split(BEGIN)

@@ -25,7 +25,8 @@ LEVELS = (
     ("continuing", "online"),
     ("beside",),
     ("run", "plan", "use"),
-    ("demo", "estimator", "shell"),
+    ("demo", "estimator", "shell", "flags"),
+    ("cli_pretrain",),
     ("cli",),
     ("__main__",),
 )

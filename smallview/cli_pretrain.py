@@ -1,0 +1,172 @@
+"""The verb that trains: its flags, and what is printed when it is done."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from smallview import shell
+from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
+from smallview.shell import say
+
+
+def pretrain(
+    data: str,
+    /,
+    *,
+    method: str | None = None,
+    encoder: str | None = None,
+    stem: str | None = None,
+    size: Whole | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch_size: Whole | None = None,
+    out: str | None = None,
+    seed: Whole | None = None,
+    device: str | None = None,
+    threads: Whole | None = None,
+    save_every: float | None = None,
+    masks: str | None = None,
+    devices: Whole = 1,
+    online: str | None = None,
+    stop_on_collapse: On = False,
+    tensorboard: On = False,
+    set_: Sets = (),
+    config: str | None = None,
+    probe: On = False,
+    print_config: On = False,
+    fresh: On = False,
+    resume_from: str | None = None,
+    weights_from: str | None = None,
+    accept_data_change: On = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an encoder on unlabeled pictures.
+
+    The same command goes on with an unfinished run, to the same bits; Ctrl-C saves first.
+
+    Parameters
+    ----------
+    data
+        A folder of pictures of any depth, or of tar shards; shard-{000..099}.tar; hf:NAME:SPLIT (pip install smallview[hf]); a
+        picture array (.npy, .npz), CIFAR .bin or MNIST-type idx files.
+    method
+        The method; `smallview methods` lists them. Default: simclr.
+    encoder
+        dense_small, or any timm name. Default: dense_small on a CPU, resnet18 on a GPU.
+    stem
+        auto, standard or small. auto: the small-image stem when the final feature map would be under 4x4.
+    size
+        Side of the views in pixels. Default: the pictures' side up to 32, else 64 on a CPU and 112 on a GPU.
+    epochs
+        Passes over the pictures. Default: 100.
+    minutes
+        Instead of epochs: what fits, fixed after a short calibration.
+    batch_size
+        Pictures per step. Default: 256, or 128 under 2,000 pictures.
+    out
+        The run folder. Default: runs/DATA-METHOD-ENCODER.
+    seed
+        Decides every random draw. Default: 0.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads; other threads give other bits. Default: the cores of this machine.
+    save_every
+        Seconds between checkpoints. Default: 60.
+    masks
+        Foregrounds for methods that mask the background: border_colour, centre_prior, spectral_residual, none, encoder:RUN, or a
+        folder of masks named as the pictures. Default: border_colour.
+    devices
+        Processes that train together on this machine, each with its GPU or its share of the CPU; the batch is shared out, and
+        stays the same. Several machines: torchrun -m smallview pretrain ...
+    online
+        Judge a linear and a nearest-neighbour probe every 100 steps: `labels` for the data's own, or labeled pictures. The
+        encoder never sees a label.
+    stop_on_collapse
+        End with exit code 5 when the embeddings have collapsed or the loss runs away.
+    tensorboard
+        Also write TensorBoard's files, into RUN/tensorboard (pip install smallview[tensorboard]).
+    set_
+        Any setting by its path, as in --set optimizer.lr=0.1; may be given again.
+    config
+        A TOML file of settings; every run writes its own as run.toml.
+    probe
+        Time memory layouts and number formats instead of taking the fixed rule.
+    print_config
+        Print every setting with the reason for its value, and stop.
+    fresh
+        Start anew in a new folder (DIR-2); nothing is deleted.
+    resume_from
+        Go on from a checkpoint of another run (RUN, or RUN/checkpoints/step-000123), optimizer and all, in a new --out.
+    weights_from
+        Begin at step 0 with the encoder weights of a run or encoder folder, and nothing else of it.
+    accept_data_change
+        Go on with an unfinished run though its pictures changed; without it, what changed is told and nothing done.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.training.launch import stopped_early
+
+    given: dict[str, Any] = {
+        "method": method,
+        "stem": stem,
+        "size": size,
+        "epochs": epochs,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "save_every": save_every,
+        "probe": probe or None,
+        "online": online,
+        "stop_on_collapse": stop_on_collapse or None,
+        "tensorboard": tensorboard or None,
+        "weights_from": weights_from,
+    }
+    sets = sets_of(set_)
+    if print_config:
+        from smallview.data.sources import open_source
+        from smallview.foregrounds import settings_with_masks
+        from smallview.settle import explain, settle
+
+        settled, reasons = settle(data, open_source(data), given, config, settings_with_masks(masks, sets), encoder)
+        print(explain(settled, reasons, as_json=json_), end="")
+        return
+    if devices != 1 and shell.supervised(devices):
+        return
+    with stopped_early(shell.go_on):
+        from smallview import run
+
+        done = run.pretrain(
+            data,
+            encoder=encoder,
+            out=out,
+            masks=masks,
+            config=config,
+            sets=sets,
+            fresh=fresh,
+            resume_from=resume_from,
+            accept_data_change=accept_data_change,
+            quiet=quiet,
+            command=shell.go_on,
+            **given,
+        )
+    if shell.follows():
+        return
+    if json_:
+        print(
+            json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})
+        )
+    else:
+        print(done.path)
+        name = shlex.quote(str(done.path))
+        if not quiet:
+            say(
+                f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR"
+            )
