@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shlex
@@ -19,6 +20,8 @@ from smallview.errors import DivergedError, SmallviewError, StoppedError, UsageE
 from smallview.settings.fitting import printable
 
 _tokens: list[str] = []
+# what a disk says that is full, over its quota, closed or broken
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def version() -> str:
@@ -116,7 +119,7 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
                 say("smallview: another process of this run is gone; the same command goes on from the last checkpoint")
             sys.stderr.flush()
             os._exit(1)  # with half of its group gone, torch may wait or abort on the way out
-        say(_crash(error))
+        say(_disk(error) if isinstance(error, OSError) and error.errno in _DISK else _crash(error))
         sys.exit(1)
 
 
@@ -151,6 +154,14 @@ def _misuse(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         text = f"{shlex.join(error.unused_tokens or [])}: more than this command takes; quote a name with spaces."
     return f"smallview: {text} See {' '.join(('smallview', *(error.command_chain or ())))} --help."
+
+
+def _disk(error: OSError) -> str:
+    place = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+    return (
+        f"smallview: cannot write{place}: {error.strerror}; make room or choose another disk, and run the same command again: "
+        "a run goes on from its last checkpoint"
+    )
 
 
 def _crash(error: Exception) -> str:

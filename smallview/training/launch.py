@@ -46,8 +46,13 @@ def prepare_folder(path: str | Path) -> Path:
             raise UsageError(f"{path} holds other files and is no run folder; choose an empty or a new folder with --out")
         # Written even where it is there already: permission bits do not tell everything, a write does.
         temporary = path / f"{MARKER}.tmp-{os.getpid()}"
-        temporary.write_text("This folder belongs to smallview.\n", encoding="utf-8")
-        os.replace(temporary, path / MARKER)
+        try:
+            temporary.write_text("This folder belongs to smallview.\n", encoding="utf-8")
+            os.replace(temporary, path / MARKER)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     except (FileExistsError, NotADirectoryError):
         raise SmallviewError(f"cannot make the folder {path}: a file is in its place; choose another --out") from None
     except (OSError, ValueError) as error:

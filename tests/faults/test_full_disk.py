@@ -87,3 +87,22 @@ def test_a_run_that_can_save_nothing_from_its_start_is_told(tmp_path: Path, stop
             sv.pretrain(pictures, out=tmp_path / "run", batch_size=16, epochs=2, threads=1, quiet=True)
     run = sv.pretrain(pictures, out=tmp_path / "run", batch_size=16, epochs=2, threads=1, quiet=True)
     assert (run.path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("limit", [0, 300, 600, 4000, 60_000])
+def test_whatever_can_no_longer_be_written_is_one_line_and_the_same_command_goes_on(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The marker, the settings, the pictures' names, the metrics, the encoder: each limit lets through what is smaller."""
+    monkeypatch.chdir(tmp_path)
+    np.save("array.npy", np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8))
+    line = ["pretrain", "array.npy", "--out", "run", "--batch-size", "16", "--epochs", "5", "--threads", "1"]
+    with files_up_to(limit), pytest.raises(SystemExit) as ended:
+        main(line)
+    said = capsys.readouterr().err
+    last = said.splitlines()[-1]
+    assert ended.value.code == 1 and "Traceback" not in said
+    assert last.startswith("smallview: cannot") and "File too large" in last and "unexpected" not in said
+    assert not Path("crash.txt").exists() and not [path for path in Path("run").glob("*") if ".tmp-" in path.name]
+    main(line)
+    assert "finished: 20 steps" in capsys.readouterr().err
