@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ from smallview.training.supervise import LIFELINE
 
 PATIENCE_S = 10.0
 T = TypeVar("T")
+_joins = itertools.count()
 TIMEOUT = timedelta(hours=3)  # the others wait while the first one packs
 
 
@@ -69,8 +71,10 @@ def joined(device: str = "auto") -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     try:
         store, place, size = next(rendezvous("env://", timeout=TIMEOUT))
-        # torchrun keeps its store over a restart: the addresses of those that are gone would be found in it
-        attempt = torch._C._distributed_c10d.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        # torchrun keeps its store over a restart, and a script may train twice: the addresses of those that are gone would be found in it
+        attempt = torch._C._distributed_c10d.PrefixStore(
+            f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{next(_joins)}", store
+        )
         dist.init_process_group(backend, store=attempt, rank=place, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SmallviewError(
