@@ -167,22 +167,43 @@ def _holder(handle: int) -> str:
         return "another process"
 
 
+_early: list[int] = []  # signals that came before the steps
+
+
 @contextlib.contextmanager
 def stopped_early(command: Callable[[], str]) -> Iterator[None]:
-    """Makes Ctrl-C and SIGTERM outside the training steps (imports, decoding, building) a StoppedError too: nothing is half-done."""
+    """Makes Ctrl-C and SIGTERM outside the training steps (imports, decoding, building) a StoppedError too: nothing is half-done.
+
+    A library may swallow the interrupt, or be left half-imported by it. So what fails after one is the stop as well, and where
+    nothing fails, the StopRequest of the training finds the wish. A second Ctrl-C ends the process at once.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _early.append(number)
         raise KeyboardInterrupt
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
+    def stopped() -> StoppedError:
+        return StoppedError(f"stopped outside the training steps, and nothing is lost; go on with: {command()}")
+
+    before: dict[int, Any] = {}
+    listener = None
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) != signal.SIG_IGN:
+                before[each] = signal.signal(each, stop)
+        listener = _Listener.begin()
     try:
         yield
-    except KeyboardInterrupt:
-        raise StoppedError(f"stopped outside the training steps, and nothing is lost; go on with: {command()}") from None
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, SmallviewError) or not (_early or isinstance(error, KeyboardInterrupt)):
+            raise
+        raise stopped() from None
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        _early.clear()
+        if listener is not None:
+            listener.end()
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopRequest:
@@ -206,6 +227,8 @@ class StopRequest:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
             self._listener = _Listener.begin()
+            if _early:
+                self._ask(_early[0])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -220,6 +243,9 @@ class StopRequest:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             os._exit(130)
+        self._ask(number)
+
+    def _ask(self, number: int) -> None:
         if not self.requested:
             self.requested, self.signal = True, number
             # The signal may have come in the middle of a print; a message is not worth an exception there.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from smallview.errors import LockedError, SmallviewError, UsageError
+from smallview.errors import LockedError, SmallviewError, StoppedError, UsageError
 from smallview.training import launch
-from smallview.training.launch import LOCK, MARKER, StopRequest, lock_folder, prepare_folder
+from smallview.training.launch import LOCK, MARKER, StopRequest, lock_folder, prepare_folder, stopped_early
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -286,3 +286,38 @@ def test_a_message_that_fails_does_not_stop_the_stop() -> None:
     with StopRequest(announce) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested
+
+
+def swallow(number: signal.Signals) -> None:
+    """What an import does that must not fail for the lack of something."""
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    except BaseException:
+        return
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_early_signal_that_a_library_swallows_stops_the_training_at_its_first_step(number: signal.Signals) -> None:
+    said: list[str] = []
+    with stopped_early(lambda: "again"):
+        swallow(number)
+        with StopRequest(said.append) as stop:
+            assert stop.requested and stop.signal == number
+    assert said == ["stopping after this step"]
+    with StopRequest() as stop:
+        assert not stop.requested
+
+
+def test_what_fails_after_an_early_signal_is_the_stop() -> None:
+    with pytest.raises(StoppedError, match="nothing is lost; go on with: again"), stopped_early(lambda: "again"):
+        swallow(signal.SIGINT)
+        raise RecursionError("half of a library")
+    with pytest.raises(UsageError, match="mine"), stopped_early(lambda: "again"):
+        swallow(signal.SIGINT)
+        raise UsageError("mine")
+    with pytest.raises(RecursionError), stopped_early(lambda: "again"):
+        raise RecursionError("of its own")
+    with pytest.raises(StoppedError), stopped_early(lambda: "again"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
