@@ -61,6 +61,7 @@ class _Signals:
     def __init__(self) -> None:
         self.count = 0
         self.running: list[subprocess.Popen[bytes]] = []
+        self._number: int | None = None
 
     def __enter__(self) -> _Signals:
         self._before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -72,9 +73,16 @@ class _Signals:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self._number = number
         for process in self.running:
             with contextlib.suppress(OSError):
                 process.send_signal(number)
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """One more to pass them on to; it also hears of one that came before it was there."""
+        self.running.append(process)
+        if self._number is not None:
+            process.send_signal(self._number)
 
 
 def _run_once(tokens: Sequence[str], processes: int, asked: _Signals) -> list[int]:
@@ -115,7 +123,7 @@ def _started(tokens: Sequence[str], processes: int, asked: _Signals) -> Iterator
             LIFELINE: str(reading),
         }
         for rank in range(processes):
-            asked.running.append(
+            asked.add(
                 subprocess.Popen(
                     [sys.executable, "-m", "smallview", *tokens],
                     env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smallview.training import supervise
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -153,3 +155,15 @@ def test_a_wish_that_cannot_be_met_is_told_once(desk: Path) -> None:
         assert code == 2 and said.count(words) == 1, said
         assert "Traceback" not in said and len(said.splitlines()) == 1, said
     assert not (desk / "no").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_process_is_there_stops_it_too(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, said = supervise._free_port, []
+    monkeypatch.setattr(supervise, "_free_port", lambda: (os.kill(os.getpid(), number), real())[1])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    before = signal.getsignal(number)
+    assert supervise.supervise(["methods"], 1, said.append) == 75
+    assert "while all were to stop" in said[0] and signal.getsignal(number) == before
