@@ -25,7 +25,7 @@ from smallview.settings import dump_toml, to_tables
 
 EXAMPLES = int(os.environ.get("SMALLVIEW_SOAK_EXAMPLES", "200"))
 MANY = settings(
-    max_examples=EXAMPLES // 2,
+    max_examples=max(EXAMPLES // 2, 1),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
@@ -168,7 +168,7 @@ def test_wild_values_in_a_file(place: tuple[str, str], value: Any) -> None:
     check(call(["pretrain", "array.npy", "--config", "wild.toml", "--print-config"]))
 
 
-@settings(MANY, max_examples=EXAMPLES // 4)
+@settings(MANY, max_examples=max(EXAMPLES // 4, 1))
 @given(st.integers(0, 3000), st.binary(max_size=6), st.integers(0, 6))
 def test_files_with_damage(at: int, put: bytes, cut: int) -> None:
     whole = dump_toml(CONFIGS["moco_v2"]).encode()
