@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from smallview.networks.online_target import Branch, Momentum
 from smallview.views.view import View, pixels
 
 GRID = 32  # places in a training at which sizes that change are looked at
+ATTENTION = ("Attention", "AttentionCl", "WindowAttention", "EvaAttention")  # timm's, each with its one matrix `qkv`
 
 
 class Ledger:
@@ -102,13 +104,14 @@ def _macs(module: nn.Module, x: Tensor) -> int:
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
+        # one picture goes in, and all that comes out is its own: windows of it stand where a batch would
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            total += output[0].numel() * layer.weight[0].numel()
+            total += output.numel() * layer.weight[0].numel()
         elif isinstance(layer, nn.Linear):
-            total += output[0].numel() * layer.in_features
+            total += output.numel() * layer.in_features
         elif _attends(layer):  # queries with keys, and weights with values
-            _, tokens, width = inputs[0].shape
-            total += 2 * tokens * tokens * width
+            windows, *places, width = inputs[0].shape
+            total += 2 * windows * math.prod(places) ** 2 * width
 
     counted = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     hooks = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, counted) or _attends(m)]
@@ -122,8 +125,8 @@ def _macs(module: nn.Module, x: Tensor) -> int:
 
 
 def _attends(layer: nn.Module) -> bool:
-    """Whether it is timm's attention, whose products are no layer of their own."""
-    return type(layer).__name__ == "Attention" and isinstance(getattr(layer, "qkv", None), nn.Linear)
+    """Whether it is timm's attention, of all or within windows, whose products are no layer of their own."""
+    return type(layer).__name__ in ATTENTION and isinstance(getattr(layer, "qkv", None), nn.Linear)
 
 
 def training_flops(method: Method, online: Branch, predictor: nn.Module | None, in_channels: int, size: int) -> float:

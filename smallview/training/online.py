@@ -30,6 +30,7 @@ KEPT_ROWS = 2048
 TESTED_ROWS = 512
 NEIGHBOURS, TEMPERATURE, PENALTY = 20, 0.07, 0.1
 BATCHES = 6  # of a labeled set: forward passes of so many pictures cost one step of two views
+MOST_BYTES = 2**29  # of a labeled set's views, which are made once and kept
 Labels = npt.NDArray[np.int64]
 PROBES = f"ridge regression on one-hot classes (penalty {PENALTY}) and kNN k={NEIGHBOURS}"
 
@@ -78,7 +79,8 @@ class OnlineLabels:
 class OnlineSet:
     """Judges by a labeled set beside the data: a fixed choice of it, one centre view each, features in evaluation mode.
 
-    labels: int64 [N], each at least 0. At most 6 x batch_size pictures take part; a third of every class is for testing.
+    labels: int64 [N], each at least 0. At most 6 x batch_size pictures take part, and no more than have views of 512 MB together (891 at
+    224 px); a third of every class is for testing.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class OnlineSet:
         every: int = EVERY,
     ) -> None:
         self.classes, self.every, self.batch_size = classes, every, batch_size
-        count = min(len(pictures), BATCHES * batch_size)
+        fit = MOST_BYTES // (4 * config.in_channels * config.size**2)
+        count = min(len(pictures), BATCHES * batch_size, max(BATCHES, fit))
         chosen = np.sort(generator(seed, "online").choice(len(pictures), count, replace=False)).astype(np.int64)
         self.y = torch.from_numpy(labels[chosen])
         self.train, self.test = held_out(self.y, 1 / 3, seed)

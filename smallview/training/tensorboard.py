@@ -27,7 +27,8 @@ class TensorBoardLog:
 
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
         """Open its files; points after `step`, of a part of the run that is done again, go."""
-        self._writer = self._make(str(self._folder), purge_step=step + 1 if step else None)
+        # also at step 0: a run that was killed before its first checkpoint has left points
+        self._writer = self._make(str(self._folder), purge_step=step + 1)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One point for each number."""

@@ -48,6 +48,38 @@ def test_macs_of_other_layers() -> None:
     assert forward_macs(net, 3, 224) == pytest.approx(1.26e9, rel=0.02)  # 1.08 without the products of attention
 
 
+class Windows(nn.Module):
+    """One layer on each of four windows of a picture, which stand where a batch would."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(4, 16, 3)
+        out: torch.Tensor = self.layer(flat).mean((0, 1))[None]
+        return out
+
+
+class Attention(nn.Module):
+    """As timm's: one matrix for queries, keys and values, and one behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(3, 9), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        out: torch.Tensor = self.proj((q @ k.mT).softmax(-1) @ v)
+        return out
+
+
+def test_every_window_of_a_picture_is_counted() -> None:
+    assert forward_macs(Windows(nn.Linear(3, 5)), 3, 8) == 4 * 16 * 3 * 5
+    # in each window: 16 queries with 16 keys, and as many weights with values
+    assert forward_macs(Windows(Attention()), 3, 8) == 4 * (16 * 3 * 12 + 2 * 16 * 16 * 3)
+
+
 def test_clocks_inside_others_are_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

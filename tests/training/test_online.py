@@ -121,3 +121,14 @@ def test_a_labeled_set_is_judged_and_the_encoder_is_as_it_was() -> None:
     assert weights_hash(net) == before and [m.training for m in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert "64 labeled pictures, tested on 32 others" in watched.protocol
+
+
+def test_the_views_of_a_labeled_set_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(120) % 3
+    pack = open_pack(open_source(np.zeros((120, 8, 8, 3), np.uint8)), short_side=None)
+    config = EncoderConfig("custom:Net", "standard", 3, 8, 8, (0.5,) * 3, (0.25,) * 3)
+    one = 4 * 3 * 8 * 8
+    for most, count in ((60 * one, 60), (0, 6), (2**29, 96)):
+        monkeypatch.setattr(online, "MOST_BYTES", most)
+        watched = OnlineSet(pack, labels, 3, config, batch_size=16, seed=0)
+        assert len(watched.y) == len(watched.views) == count

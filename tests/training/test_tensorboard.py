@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,20 @@ def points(folder: Path, name: str) -> list[tuple[int, float]]:
     read = EventAccumulator(str(folder))
     read.Reload()
     return [(event.step, event.value) for event in read.Scalars(name)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    for attempt in (1.0, 2.0):
+        # files are told apart by the second in which they were opened
+        monkeypatch.setattr(time, "time", lambda attempt=attempt: now + attempt)
+        log = TensorBoardLog(tmp_path)
+        log.begin({}, 0)
+        for step in (10, 20):
+            log.write({"step": step, "loss": attempt})  # and the first one never comes to its end
+    log.end({})
+    assert points(tmp_path, "loss") == [(10, 2.0), (20, 2.0)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
