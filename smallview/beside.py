@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from smallview.collectives import rank
 from smallview.config import steps_per_epoch
 from smallview.errors import DivergedError, SmallviewError, StoppedError
@@ -33,6 +36,10 @@ from smallview.training.verdicts import Verdict, Watch, chance
 LOG_EVERY = 10
 MOST_FAILED_SAVES = 3
 BAD = ("collapsed", "diverging")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 class Beside:
@@ -173,8 +180,23 @@ class Beside:
         }
 
     def save(self, last: bool = False) -> bool:
-        """Write a checkpoint; whether it could be written. The third failure in a row ends the training."""
+        """Write a checkpoint; whether it could be written. The third failure in a row ends the training.
+
+        Weights that are not finite are never written: the checkpoints before them would go for nothing.
+
+        Raises:
+            SmallviewError: the third failure. DivergedError: the last weights are not finite.
+        """
         self.last_save = time.monotonic()
+        broken = [name for name, value in self.state.tensors().items() if not _finite(value)]
+        if broken:
+            told = f"step {self.state.step:,}: {len(broken)} tensors are not finite, e.g. {broken[0]}"
+            if last:
+                raise DivergedError(
+                    f"{told}; the last good checkpoint is kept; start anew with --fresh and a lower --set optimizer.lr"
+                )
+            self.progress.say(f"{told}; not saved, the last good checkpoint is kept")
+            return False
         with self.ledger.clock("save"):
             try:
                 extra = {
@@ -188,7 +210,8 @@ class Beside:
             except SmallviewError as error:
                 self.failed_saves += 1
                 if self.failed_saves >= MOST_FAILED_SAVES:
-                    raise SmallviewError(f"{error} (third failure in a row; training stops)") from error
+                    told = str(error).split("; training goes on")[0]
+                    raise SmallviewError(f"{told}; the third failure in a row, and training stops") from error
                 self.progress.say(str(error))
         return self.failed_saves == 0
 

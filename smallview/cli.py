@@ -231,9 +231,12 @@ def demo(*, out: str = "runs/demo", json_: Json = False) -> None:
     json_
         One JSON object on stdout.
     """
-    from smallview.demo import demo as show
+    from smallview.training.launch import stopped_early
 
-    show(Path(out), as_json=json_)
+    with stopped_early(shell.go_on):
+        from smallview.demo import demo as show
+
+        show(Path(out), as_json=json_)
 
 
 def main(arguments: list[str] | None = None) -> None:

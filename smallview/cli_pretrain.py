@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from smallview import shell
+from smallview.files import check_folder
 from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
 from smallview.shell import say
 
@@ -140,6 +141,8 @@ def pretrain(
         return
     if devices != 1 and shell.supervised(devices):
         return
+    if out is not None:
+        check_folder(out)  # before torch is imported, which takes seconds
     with stopped_early(shell.go_on):
         from smallview import run
 

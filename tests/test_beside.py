@@ -166,7 +166,7 @@ def test_the_third_failed_save_in_a_row_ends_the_run(tmp_path: Path, monkeypatch
         raise sv.SmallviewError("cannot save step: 12 MB free, 45 MB needed; training goes on with no checkpoint yet")
 
     monkeypatch.setattr(beside.checkpoint, "save", full)
-    with pytest.raises(sv.SmallviewError, match="third failure in a row; training stops"):
+    with pytest.raises(sv.SmallviewError, match="45 MB needed; the third failure in a row, and training stops"):
         sv.pretrain(pictures(), out=tmp_path / "run", **tiny(save_every=1e-9))
     assert records(tmp_path / "run") == []
 

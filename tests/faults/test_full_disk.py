@@ -53,7 +53,7 @@ def test_three_failed_saves_end_the_run_and_the_last_good_checkpoint_goes_on(
     assert ended.value.code == 1 and "Traceback" not in said
     assert said.count("cannot save step") == 3
     assert "cannot save step 4: File too large" in said and "training goes on with the checkpoint of step 3" in said
-    assert said.splitlines()[-1].endswith("(third failure in a row; training stops)")
+    assert said.splitlines()[-1].endswith("the third failure in a row, and training stops")
     # every earlier checkpoint is as it was, and no part of a later one can be seen
     assert {path: path.read_bytes() for path in sorted(checkpoints.rglob("*")) if path.is_file()} == before
     loaded = checkpoint.load_latest(checkpoints)
