@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_data(tmp_path: Path)
     (tmp_path / "file").write_text("in the way\n")
     (tmp_path / "closed").mkdir()
     (tmp_path / "hidden").mkdir()
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     (tmp_path / "closed").chmod(0o555)
     (tmp_path / "hidden").chmod(0o700 if os.geteuid() == 0 else 0o000)

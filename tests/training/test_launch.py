@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,14 @@ def test_a_message_that_fails_does_not_stop_the_stop() -> None:
     assert stop.requested
 
 
+@pytest.fixture
+def as_in_front() -> Iterator[None]:
+    """Ctrl-C as a terminal's process has it: in one that was started behind, it is ignored from the first moment on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallow(number: signal.Signals) -> None:
     """What an import does that must not fail for the lack of something."""
     try:
@@ -297,6 +306,7 @@ def swallow(number: signal.Signals) -> None:
         return
 
 
+@pytest.mark.usefixtures("as_in_front")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_early_signal_that_a_library_swallows_stops_the_training_at_its_first_step(number: signal.Signals) -> None:
     said: list[str] = []
@@ -309,6 +319,7 @@ def test_an_early_signal_that_a_library_swallows_stops_the_training_at_its_first
         assert not stop.requested
 
 
+@pytest.mark.usefixtures("as_in_front")
 def test_what_fails_after_an_early_signal_is_the_stop() -> None:
     with pytest.raises(StoppedError, match="nothing is lost; go on with: again"), stopped_early(lambda: "again"):
         swallow(signal.SIGINT)
