@@ -615,7 +615,9 @@ def main() -> int:
     unknown = [name for name in given.rows if name not in FAULTS]
     if unknown:
         parser.error(f"no row is called {', '.join(unknown)}; there are: {', '.join(FAULTS)}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # started behind, this process ignores it, and its children would too
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # started behind, this process ignores it, and its children would too
     results = read_table()
     missed = []
     for name in given.rows or FAULTS:
