@@ -1,7 +1,7 @@
 """The rules of the watch: each looks at what a run remembers of itself and says what is wrong with it, or nothing.
 
 A run is compared with itself: its figures now with the median of those 50 to 200 steps ago, its last losses with those before. The
-thresholds are where runs that were broken on purpose part from those of every preset left alone; tests/training/test_verdicts.py
+thresholds are where runs that were broken on purpose part from those of every preset left alone; tests/training/test_watched_runs.py
 repeats both.
 """
 
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict's name, the figures that it stands on, the usual causes, and what to try: a key of verdicts.ADVICE."""
+    """The verdict's name, the figures that it stands on, the usual causes, and what to try: the kind that verdicts.Watch puts into words."""
 
     name: str
     figures: str

@@ -107,6 +107,11 @@ class Watch:
             if name in losses:
                 values.append(losses[name])
 
+    def against_chance(self) -> dict[str, float]:
+        """The last value of each contrastive term over its value where nothing is told apart, by name: 1 is ln K. For the log."""
+        memory = self.memory
+        return {name: values[-1] / memory.chance[name] for name, values in memory.terms.items() if values}
+
     def judge(self, look: Look) -> Verdict | None:
         """The verdict at this look, None before step 100; the gravest that holds, and waiting for data after all others.
 

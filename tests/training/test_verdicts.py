@@ -153,6 +153,17 @@ def test_a_resumed_run_judges_as_an_uninterrupted_one(story: str, stop: int) -> 
     assert begun + tell(400, saying, seeing, second, start=stop) == whole
 
 
+def test_each_contrastive_term_is_measured_against_chance() -> None:
+    watch = Watch({"contrastive": LN_K})
+    assert watch.against_chance() == {}
+    for loss in (LN_K, 0.5 * LN_K):
+        watch.step(1, 3.0, {"contrastive": loss, "other": 9.0}, lr=0.1, gradient=1.0, seconds=0.1, waited=0.0)
+    assert watch.against_chance() == pytest.approx({"contrastive": 0.5})
+    again = Watch({"contrastive": LN_K})
+    again.load(json.loads(json.dumps(watch.state())))
+    assert again.against_chance() == watch.against_chance()
+
+
 def test_a_checkpoint_without_a_watch_begins_one() -> None:
     watch = Watch({"contrastive": LN_K})
     watch.load({})
