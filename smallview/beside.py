@@ -129,6 +129,7 @@ class Beside:
                 return
             seen = self._look(report.step)
             self.figures = {f"watch/{name}": value for name, value in seen.as_dict().items() if name != "step"}
+            self.figures |= {f"watch/chance/{name}": value for name, value in self.watch.against_chance().items()}
             before, self.verdict = self.verdict, self.watch.judge(seen)
         verdict = self.verdict
         if verdict is not None and (before is None or before.name != verdict.name):
