@@ -132,7 +132,8 @@ def _attends(layer: nn.Module) -> bool:
 def training_flops(method: Method, online: Branch, predictor: nn.Module | None, in_channels: int, size: int) -> float:
     """Floating-point operations of one picture in one step, its views at their sizes, the mean over the training where these change.
 
-    Forward passes take two for each multiplication, backward passes twice as many; a momentum target has forward passes alone.
+    Forward passes take two for each multiplication, backward passes twice as many; a momentum target has forward passes alone. Fixed
+    negatives are left out: they cost a step, and not a picture.
 
     Example:
         >>> from smallview.presets import method

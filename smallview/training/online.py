@@ -7,7 +7,6 @@ Legend: N pictures, B images of a step, C channels, S side, F features.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from contextlib import AbstractContextManager
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from smallview.errors import DataError
 from smallview.evaluation.knn import knn_predict
 from smallview.evaluation.linear import held_out
 from smallview.evaluation.ridge import fit_ridge
@@ -48,11 +48,13 @@ class OnlineLabels:
             f"{PROBES} on features of training views of the last {KEPT_ROWS:,} pictures at most, tested on the newest, "
             "which are left out of the fit"
         )
-        self._kept: deque[tuple[Labels, Tensor]] = deque(maxlen=max(2, math.ceil(KEPT_ROWS / batch_size)))
+        self._kept: deque[tuple[Labels, Tensor]] = deque(maxlen=max(2, KEPT_ROWS // batch_size))
 
     def keep(self, index: Labels, features: Tensor) -> None:
         """Remember a step's features [B, F], wherever they lie, of the pictures at these positions, int64 [B]."""
-        self._kept.append((index, features))
+        most = KEPT_ROWS // 2  # of one step, so that a second one is left to fit on
+        # a clone, for a part of a tensor would hold what the encoder made of all views
+        self._kept.append((index[:most], features[:most].clone()))
 
     def look(self) -> dict[str, float]:
         """Percent right by each probe, and of how many views; empty while there is too little to fit."""
@@ -79,8 +81,11 @@ class OnlineLabels:
 class OnlineSet:
     """Judges by a labeled set beside the data: a fixed choice of it, one centre view each, features in evaluation mode.
 
-    labels: int64 [N], each at least 0. At most 6 x batch_size pictures take part, and no more than have views of 512 MB together (891 at
-    224 px); a third of every class is for testing.
+    labels: int64 [N], under 0 where there is none. At most 6 x batch_size pictures take part, and no more than have views of 512 MB
+    together (891 at 224 px); a third of every class is for testing.
+
+    Raises:
+        DataError: no picture has a label.
     """
 
     def __init__(
@@ -95,8 +100,13 @@ class OnlineSet:
     ) -> None:
         self.classes, self.every, self.batch_size = classes, every, batch_size
         fit = MOST_BYTES // (4 * config.in_channels * config.size**2)
-        count = min(len(pictures), BATCHES * batch_size, max(BATCHES, fit))
-        chosen = np.sort(generator(seed, "online").choice(len(pictures), count, replace=False)).astype(np.int64)
+        known = np.flatnonzero(labels >= 0)
+        if len(known) == 0:
+            raise DataError(
+                f"all {len(labels):,} labels of the labeled set are under 0, which says that there is none; wanted 0, 1, ..."
+            )
+        count = min(len(known), BATCHES * batch_size, max(BATCHES, fit))
+        chosen = known[np.sort(generator(seed, "online").choice(len(known), count, replace=False))].astype(np.int64)
         self.y = torch.from_numpy(labels[chosen])
         self.train, self.test = held_out(self.y, 1 / 3, seed)
         self.views = torch.cat(list(centre_views(pictures, config.size, config.mean, config.std, which=chosen)))

@@ -11,6 +11,7 @@ from torch import nn
 
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
+from smallview.errors import DataError
 from smallview.evaluation.features import weights_hash
 from smallview.networks.encoders import EncoderConfig
 from smallview.training import online
@@ -84,6 +85,31 @@ def test_pictures_without_labels_take_no_part() -> None:
     assert none.look() == {}
 
 
+@pytest.mark.parametrize("batch", [300, 1024, 5000])
+def test_what_is_kept_is_bounded_for_every_batch_and_holds_no_other_view(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(20_000) % 4
+    watched = OnlineLabels(labels, 4, batch_size=batch)
+    order = np.random.default_rng(0)
+    for step in range(9):
+        index = order.choice(len(labels), batch, replace=False)
+        both_views = torch.cat([features_of(index, labels), torch.zeros(batch, 4)])
+        both_views[:batch, 3] += 100.0 * step
+        watched.keep(index, both_views.split(batch)[0])
+        both_views.fill_(float("nan"))  # what was kept is its own
+    sizes: list[int] = []
+    steps_seen: set[int] = set()
+
+    def spy(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, t: torch.Tensor, classes: int) -> dict[str, float]:
+        sizes.append(len(x) + len(z))
+        steps_seen.update((x[:, 3] / 100).round().int().tolist())
+        return {}
+
+    monkeypatch.setattr(online, "judged", spy)
+    watched.look()
+    assert 1000 <= sizes[0] <= 2048 and len(steps_seen) >= 2  # fitted on an earlier step too
+    assert sum(kept.untyped_storage().nbytes() for _, kept in watched._kept) <= 2048 * 4 * 4
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_features_that_are_not_finite_give_no_figure(bad: float) -> None:
     labels = np.arange(80) % 4
@@ -132,3 +158,14 @@ def test_the_views_of_a_labeled_set_take_bounded_memory(monkeypatch: pytest.Monk
         monkeypatch.setattr(online, "MOST_BYTES", most)
         watched = OnlineSet(pack, labels, 3, config, batch_size=16, seed=0)
         assert len(watched.y) == len(watched.views) == count
+
+
+def test_pictures_of_a_labeled_set_without_labels_take_no_part() -> None:
+    labels = np.where(np.arange(120) < 60, np.arange(120) % 3, -1)
+    pack = open_pack(open_source(np.zeros((120, 8, 8, 3), np.uint8)), short_side=None)
+    config = EncoderConfig("custom:Net", "standard", 3, 8, 8, (0.5,) * 3, (0.25,) * 3)
+    watched = OnlineSet(pack, labels, 3, config, batch_size=16, seed=0)
+    assert len(watched.y) == len(watched.views) == 60 and torch.bincount(watched.y).tolist() == [20, 20, 20]
+    assert watched.look(Net(), CPU, torch.contiguous_format, nullcontext())["online/pictures"] == len(watched.test)
+    with pytest.raises(DataError, match="all 120 labels of the labeled set are under 0"):
+        OnlineSet(pack, np.full(120, -1), 0, config, batch_size=16, seed=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from smallview.errors import UsageError
+from smallview.training.log import Guarded
 from smallview.training.tensorboard import TensorBoardLog
 
 
@@ -49,6 +51,29 @@ def test_every_number_of_a_record_is_a_point_and_none_is_there_twice(tmp_path: P
     steps, values = zip(*points(tmp_path, "loss"), strict=True)
     assert steps == (10, 20, 30, 40) and values == pytest.approx((0.1, 0.05, 2 / 30, 0.05), rel=1e-6)
     assert points(tmp_path, "images") == [(10, 40.0), (20, 80.0)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+@pytest.mark.timeout(20)
+def test_a_full_disk_costs_the_log_and_does_not_hold_up_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)  # its thread dies of it
+    before = threading.enumerate()
+    said: list[str] = []
+    others = Guarded([TensorBoardLog(tmp_path)], said.append)
+    others.begin({}, 0)
+    others.write({"step": 10, "loss": 1.0})
+    monkeypatch.setattr(RecordWriter, "write", full)
+    for step in range(20, 60, 10):
+        others.write({"step": step, **{f"loss/{i}": 1.0 for i in range(30)}})  # more than its queue holds
+    others.end({})
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join()
+    assert said == ["TensorBoardLog is left out from here on: OSError: [Errno 28] No space left on device"]
 
 
 def test_without_the_package_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
