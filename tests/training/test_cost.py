@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +114,18 @@ def test_operations_of_a_step_by_hand() -> None:
     # each view once with gradient and once through the target; the predictor belongs to the online side
     predictor = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 5))
     assert training_flops(method("byol"), branch, predictor, 3, 8) == 2 * 2 * ((3 + 1) * full + 3 * 70)
+
+
+def test_a_view_that_only_the_momentum_target_sees_goes_forward_alone() -> None:
+    branch = Branch(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Identity())
+    full = 64 * 4 * 27
+    byol = method("byol")
+    first, second = byol.views
+    split = replace(byol, views=(replace(first, seen_by="online"), replace(second, seen_by="target")))
+    assert training_flops(split, branch, None, 3, 8) == 2 * (3 + 1) * full
+    assert encoder_passes(split) == pytest.approx(4 / 3)
+    shared = replace(method("simclr"), views=split.views)  # what both sides share goes backward for each
+    assert training_flops(shared, branch, None, 3, 8) == 2 * (3 + 3) * full
 
 
 @pytest.mark.parametrize("name", methods())

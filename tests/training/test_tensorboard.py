@@ -51,6 +51,8 @@ def test_every_number_of_a_record_is_a_point_and_none_is_there_twice(tmp_path: P
     steps, values = zip(*points(tmp_path, "loss"), strict=True)
     assert steps == (10, 20, 30, 40) and values == pytest.approx((0.1, 0.05, 2 / 30, 0.05), rel=1e-6)
     assert points(tmp_path, "images") == [(10, 40.0), (20, 80.0)]
+    with pytest.raises(KeyError):
+        points(tmp_path, "live")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
