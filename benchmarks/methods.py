@@ -25,7 +25,10 @@ from cifar10_road import read_cifar10
 
 import smallview
 from smallview.evaluation.features import extract, pixel_side, raw_pixels
-from smallview.evaluation.protocol import measure, untrained
+from smallview.evaluation.judge import untrained
+from smallview.evaluation.knn import knn_predict
+from smallview.evaluation.linear import fit_linear
+from smallview.evaluation.metrics import accuracy
 from smallview.evaluation.subject import open_labeled, open_subject
 from smallview.networks.encoders import build_encoder
 from smallview.networks.online_target import Networks
@@ -60,8 +63,9 @@ class Judge:
 
         def figures(x: torch.Tensor, z: torch.Tensor) -> dict[str, float]:
             y, t = torch.from_numpy(train.labels).long(), torch.from_numpy(test.labels).long()
-            found = [f for protocol in ("knn", "linear") for f in measure(protocol, x, y, z, t, 10, self.seed)]
-            return {f.metric.split()[0]: round(f.value, 2) for f in found}
+            near = {f"knn{k}": accuracy(knn_predict(x, y, z, k=k, temperature=0.07, classes=10), t) for k in (20, 200)}
+            linear = accuracy(fit_linear(x, y, 10, seed=self.seed).predict(z), t)
+            return {name: round(value, 2) for name, value in {**near, "linear": linear}.items()}
 
         def features(net: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
             a, b = (extract(net, subject.config, part.pictures, threads=1) for part in (train, test))

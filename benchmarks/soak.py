@@ -269,13 +269,19 @@ def signals(desk: Path, count: int) -> Row:
             code, ended = process.returncode, time.monotonic() - begun
         slowest = max(slowest, ended)
         right = code in (75, 0) and "Traceback" not in said and ended < 3.5
+        first = f"signal {int(number)} to {devices}, exit {code} after {ended:.1f} s: {said[-1500:]}"
         for _ in range(60):
             if not naming(str(out)):
                 break
             time.sleep(0.1)
-        right &= not naming(str(out))
+        left = naming(str(out))
+        right &= not left
         code, said = server.run(given) if devices == 1 else _to_end(desk, given)
-        good += right and code == 0 and "Traceback" not in said and weights(out) == weights(whole[devices])
+        same = code == 0 and weights(out) == weights(whole[devices])
+        if right and same and "Traceback" not in said:
+            good += 1
+        else:
+            print(f"F3 try {n}: {first}\nleft: {left}; then exit {code}, same bytes {same}: {said[-1500:]}", flush=True)
         shutil.rmtree(out)
     server.close()
     return Row(count, good, f"slowest end {slowest:.1f} s")

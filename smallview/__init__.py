@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "pretrain": "smallview.run",
-    "evaluate": "smallview.use",
+    "evaluate": "smallview.assess",
     "load": "smallview.use",
     "Run": "smallview.run",
     "embed": "smallview.use",
@@ -36,6 +36,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from smallview.assess import evaluate as evaluate
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
     from smallview.presets import method as method
@@ -45,6 +46,5 @@ if TYPE_CHECKING:
     from smallview.run import Run as Run
     from smallview.run import pretrain as pretrain
     from smallview.use import embed as embed
-    from smallview.use import evaluate as evaluate
     from smallview.use import load as load
     from smallview.views.view import View as View

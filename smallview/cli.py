@@ -10,6 +10,7 @@ from cyclopts import App
 from cyclopts.config import Env
 
 from smallview import shell
+from smallview.cli_evaluate import evaluate
 from smallview.cli_pretrain import pretrain
 from smallview.errors import UsageError
 from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
@@ -32,52 +33,11 @@ app = App(
     config=Env("SMALLVIEW_", command=True),  # SMALLVIEW_PRETRAIN_EPOCHS=3 stands under the flag and over the file
 )
 app.register_install_completion_command(add_to_startup=False)
-app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
-
-
-@app.command(
-    help_prologue="Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`"
+app.command(
+    evaluate,
+    help_prologue="Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`",
 )
-def evaluate(
-    run: str,
-    /,
-    *,
-    train: str,
-    test: str,
-    protocols: str = "knn,linear",
-    device: str = "auto",
-    threads: Whole | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Judge an encoder's frozen features on labeled pictures, beside raw pixels and the untrained encoder.
-
-    Parameters
-    ----------
-    run
-        A run folder, an encoder folder, or a timm name with its tag.
-    train
-        Labeled pictures to fit on: class folders, .npz with labels, CIFAR .bin or idx files.
-    test
-        Labeled pictures to test on, of the same classes.
-    protocols
-        Names, separated by commas: knn, linear.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
-    """
-    from smallview.use import evaluate as judge
-
-    rows = judge(run, train, test, protocols, threads=threads, device=device, say=(lambda message: None) if quiet else say)
-    if json_:
-        print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
-    else:
-        shell.print_rows(rows)
+app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 
 
 @app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")

@@ -163,7 +163,11 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Row:
-    """One judged figure with all that is needed to repeat and to doubt it; the same keys in rows.jsonl and --json."""
+    """One judged figure with all that is needed to repeat and to doubt it; the same keys in rows.jsonl and --json.
+
+    interval: half the width of the value's 95 % interval, over the test pictures or the draws; of one training, so without what
+    another seed would change.
+    """
 
     protocol: str
     metric: str
@@ -175,6 +179,7 @@ class Row:
     n_test: int
     settings: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    interval: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain values, ready for JSON."""

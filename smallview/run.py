@@ -33,6 +33,7 @@ from smallview.continuing import (
 from smallview.data.pack import Pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
+from smallview.evaluation.features import weights_hash
 from smallview.files import check_folder, write_text
 from smallview.foregrounds import Masks, check_masks, check_same_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder, save_encoder
@@ -380,7 +381,14 @@ def _finish(parts: Parts, folder: Path, steps: int, beside: Beside, say: Say) ->
             "processes": world(),
         }
         save_encoder(encoder, encoder_config, folder / "encoder")
-        summary = {"finished": True, "seed": config.seed, "method": config.preset, "encoder": config.encoder, "cost": cost}
+        summary = {
+            "finished": True,
+            "seed": config.seed,
+            "method": config.preset,
+            "encoder": config.encoder,
+            "encoder_sha256": weights_hash(encoder),
+            "cost": cost,
+        }
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         say(
             f"finished: {steps:,} step{'s' * (steps != 1)} in {clock(cost['train_seconds'])}; the encoder is in {folder / 'encoder'}"

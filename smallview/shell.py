@@ -135,16 +135,20 @@ def _lost(error: Exception) -> bool:
 
 
 def print_rows(rows: list[Any]) -> None:
-    """Figures beside their floors as a table, then the protocol of each, on stdout."""
+    """Figures beside their floors as a table, one for each test part, then the protocol of each, on stdout."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="frozen features, higher is better", title_justify="left")
-    for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for row in rows:
-        table.add_row(row.metric, f"{row.floor_pixels:.2f}", f"{row.floor_untrained:.2f}", f"{row.value:.2f}")
-    Console().print(table)
+    for part in dict.fromkeys(row.settings["test"] for row in rows):
+        table = Table(title=f"judged on {part}; the 95 % interval is over test pictures or draws", title_justify="left")
+        for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for row in rows:
+            if row.settings["test"] == part:
+                spread = "" if row.interval is None else f" ± {row.interval:.2f}"
+                floors = ("-" if value is None else f"{value:.2f}" for value in (row.floor_pixels, row.floor_untrained))
+                table.add_row(row.metric, *floors, f"{row.value:.2f}{spread}")
+        Console().print(table)
     for row in rows:
         print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
 

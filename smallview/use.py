@@ -1,4 +1,4 @@
-"""What people do with an encoder: load it, judge it, embed with it; and look at the views it will be trained on."""
+"""What people do with an encoder: load it, embed with it; and look at the views it will be trained on."""
 
 from __future__ import annotations
 
@@ -9,61 +9,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from smallview.config import RunConfig, smallest_side
 from smallview.data.loading import channel_statistics
 from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
-from smallview.evaluation.protocol import choose_protocols, judge
-from smallview.evaluation.subject import open_labeled, open_subject
 from smallview.foregrounds import Masks, check_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder
 from smallview.output.embed import embed_pack
 from smallview.output.sheet import check_sheet, contact_sheet, view_grid
 from smallview.pictures import telling
-from smallview.records import Row
-from smallview.settle import kept_threads, settle, thread_count
-from smallview.training.log import append_row
-from smallview.training.precision import choose_device, cpu_flags, fixed_rule
+from smallview.settle import settle, thread_count
 
 
 def _quiet(message: str) -> None:
     """Say nothing."""
-
-
-def evaluate(
-    what: str | Path | nn.Module,
-    train: Any,
-    test: Any,
-    protocols: str | tuple[str, ...] = ("knn", "linear"),
-    *,
-    size: int | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    say: Callable[[str], None] = _quiet,
-) -> list[Row]:
-    """Judge frozen features on labeled data: every row beside raw pixels and the untrained encoder under the same protocol.
-
-    what: a run folder (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
-    class folders, (images, labels), .npz with labels, CIFAR .bin or idx files.
-
-    Raises:
-        DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder.
-    """
-    chosen = choose_protocols(protocols)
-    threads, place = thread_count(threads), choose_device(device)
-    with kept_threads():
-        torch.set_num_threads(threads)
-        subject = open_subject(what, size=size)
-        labeled = open_labeled(train, test, subject.config, threads=threads)
-        rule = fixed_rule(subject.encoder, place, cpu_flags())
-        rows = judge(subject, *labeled, chosen, device=place, memory_format=rule.memory_format, threads=threads, say=say)
-    if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
-        for row in rows:
-            append_row(Path(what) / "rows.jsonl", row)
-    return rows
 
 
 def embed(

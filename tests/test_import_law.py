@@ -24,9 +24,9 @@ LEVELS = (
     ("settle", "parts", "pictures", "foregrounds"),
     ("continuing", "online"),
     ("beside",),
-    ("run", "plan", "use"),
+    ("run", "plan", "use", "assess"),
     ("demo", "estimator", "shell", "flags"),
-    ("cli_pretrain",),
+    ("cli_pretrain", "cli_evaluate"),
     ("cli",),
     ("__main__",),
 )

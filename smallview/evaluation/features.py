@@ -13,24 +13,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smallview.networks.encoders import EncoderConfig
+from smallview.networks.encoders import EncoderConfig, build_encoder
 from smallview.networks.modes import evaluating
+from smallview.optimizers import Optimizer
 from smallview.records import Pictures
-from smallview.seeds import generator
+from smallview.seeds import derive, generator
 from smallview.views.making import centre_part, centre_views
+from smallview.views.view import View
 
 PIXEL_SIDE = 32
 
 
 @dataclass(frozen=True)
+class Training:
+    """How an encoder was trained, as far as a training with labels can do the same: views, optimizer, batch and steps."""
+
+    views: tuple[View, ...]
+    optimizer: Optimizer
+    batch_size: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Judged:
-    """What evaluation sees: an encoder, how to feed it, and where it came from."""
+    """What evaluation sees: an encoder, how to feed it, and where it came from.
+
+    projector: [B, F] -> [B, D], and how it was trained, where they are known.
+    """
 
     encoder: nn.Module
     config: EncoderConfig
     name: str
     seed: int
     cost: dict[str, float]
+    projector: nn.Module | None = None
+    training: Training | None = None
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -110,6 +127,20 @@ def untrained_like(encoder: nn.Module, seed: int) -> nn.Module:
                 continue
             for p in module.parameters(recurse=False):
                 p.copy_(p.flatten()[torch.randperm(p.numel())].view_as(p))
+    return fresh
+
+
+def fresh_encoder(encoder: nn.Module, config: EncoderConfig, seed: int) -> nn.Module:
+    """The architecture of an encoder as a run with this seed would start it."""
+    if config.architecture.startswith("custom:"):
+        return untrained_like(encoder, seed)
+    fresh, _ = build_encoder(
+        config.architecture,
+        in_channels=config.in_channels,
+        size=config.size,
+        stem=config.stem,
+        seed=derive(seed, "encoder"),
+    )
     return fresh
 
 

@@ -9,8 +9,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024
-MOST_SIMILARITIES = 2**26  # 256 MB of float32
+MOST_SIMILARITIES = 2**24  # 64 MB of float32
+QUERIES = 1024
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int, *, leave_one_out: bool = False) -> tuple[Tensor, Tensor]:
+    """(cosine similarities, positions in the bank) [Q, k] of the k nearest rows of bank [N, F] to each query [Q, F], nearest first.
+
+    Exact, and neither the bank nor the similarities need to fit into memory twice: both are taken in pieces. With `leave_one_out`,
+    the queries are the bank and no row is its own neighbour.
+
+    Example:
+        >>> near, which = nearest(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.1, 1.0]]), 1)
+        >>> which.tolist()
+        [[1]]
+    """
+    count = min(k, len(bank) - int(leave_one_out))
+    if count < 1:
+        raise ValueError(f"k is {k} and the bank has {len(bank)} rows; wanted 1 or more, and a row to find")
+    if not len(queries):
+        return queries.new_zeros(0, count), torch.zeros(0, count, dtype=torch.int64)
+    rows = max(count + 1, MOST_SIMILARITIES // min(QUERIES, len(queries)))
+    asked = F.normalize(queries, dim=1)
+    kept: list[tuple[Tensor, Tensor]] = []  # of each piece of the queries
+    for first in range(0, len(bank), rows):
+        part = F.normalize(bank[first : first + rows], dim=1).T.contiguous()  # [F, n]
+        for number, start in enumerate(range(0, len(asked), QUERIES)):
+            similarity = asked[start : start + QUERIES] @ part  # [q, n]
+            if leave_one_out:
+                own = torch.arange(start, start + len(similarity)) - first
+                inside = torch.nonzero((own >= 0) & (own < part.shape[1]))[:, 0]
+                similarity[inside, own[inside]] = -2.0
+            values, which = similarity.topk(min(count, part.shape[1]), dim=1)
+            which += first
+            if first == 0:
+                kept.append((values, which))
+                continue
+            values, which = torch.cat([kept[number][0], values], 1), torch.cat([kept[number][1], which], 1)
+            values, order = values.topk(min(count, values.shape[1]), dim=1)
+            kept[number] = values, which.gather(1, order)
+    near, found = zip(*kept, strict=True)
+    return torch.cat(near), torch.cat(found)
+
+
+def knn_votes(near: Tensor, which: Tensor, targets: Tensor, temperature: float, classes: int) -> Tensor:
+    """What the neighbours say, from `nearest`: votes [Q, K] for classes int64 [N], weighted means of labels or numbers [N, D] else."""
+    # the greatest similarity is taken out of the exponent: at temperature 0.07 it changes no vote and cannot overflow
+    weights = ((near - near[:, :1]) / temperature).exp()
+    if targets.dim() == 1:
+        return weights.new_zeros(len(weights), classes).scatter_add_(1, targets[which], weights)
+    return (weights[:, :, None] * targets[which].float()).sum(1) / weights.sum(1, keepdim=True)
 
 
 def knn_predict(
@@ -32,18 +80,7 @@ def knn_predict(
     """
     if k < 1:
         raise ValueError(f"k is {k}; wanted 1 or more")
-    k = min(k, len(train) - int(leave_one_out))
-    bank = F.normalize(train, dim=1)
-    chunk = max(1, min(CHUNK, MOST_SIMILARITIES // max(1, len(bank))))
-    out = []
-    for start in range(0, len(test), chunk):
-        similarity = F.normalize(test[start : start + chunk], dim=1) @ bank.T  # [q, N]
-        if leave_one_out:
-            rows = torch.arange(len(similarity))
-            similarity[rows, start + rows] = -2.0
-        values, neighbours = similarity.topk(k, dim=1)
-        # the greatest similarity is taken out of the exponent: at temperature 0.07 it changes no vote and cannot overflow
-        weights = ((values - values[:, :1]) / temperature).exp()
-        votes = weights.new_zeros(len(weights), classes).scatter_add_(1, labels[neighbours], weights)  # [q, K]
-        out.append(votes.argmax(1))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)
+    if not len(test):
+        return torch.zeros(0, dtype=torch.int64)
+    near, which = nearest(train, test, k, leave_one_out=leave_one_out)
+    return knn_votes(near, which, labels, temperature, classes).argmax(1)

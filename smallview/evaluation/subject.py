@@ -6,19 +6,26 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
+from smallview.data.arrays import load_npz
 from smallview.data.pack import Pack
 from smallview.data.packing import open_pack
 from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
+from smallview.evaluation.bench import Labeled
+from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import Judged
-from smallview.evaluation.protocol import Labeled, match_classes
-from smallview.networks.encoders import EncoderConfig, describe, load_encoder
+from smallview.evaluation.judge import match_classes
+from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
+from smallview.networks.foreign import Coverage, fit_weights, read_weights
+from smallview.records import Pictures
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -50,6 +57,31 @@ def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_ch
     return Judged(encoder, config, path.resolve().name, seed, cost)
 
 
+def with_weights(
+    what: str | Path | nn.Module,
+    weights: str | Path,
+    *,
+    size: int | None = None,
+    stem: str = "auto",
+    in_channels: int = 3,
+    partial: bool = False,
+) -> tuple[Judged, Coverage]:
+    """An encoder by its name or a module, with weights from a file that others wrote, and how much of it they cover.
+
+    Pictures are normalised by ImageNet's statistics, as most such files expect. size: 32 by default.
+
+    Raises:
+        UsageError: weights that do not cover the encoder, unless `partial`. DataError: a file that cannot be used.
+    """
+    if isinstance(what, nn.Module):
+        net, config = what, describe(what, in_channels=in_channels, size=size or 32)
+    else:
+        net, config = build_encoder(str(what), in_channels=in_channels, size=size or 32, stem=stem)
+    coverage = fit_weights(net, read_weights(weights), partial=partial)
+    mean, std = IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
+    return Judged(net.eval(), replace(config, mean=mean, std=std), Path(weights).stem, 0, {}), coverage
+
+
 def _pretrained(name: str) -> Judged:
     """Timm's pretrained weights of that name, from this machine's cache only."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -76,15 +108,20 @@ def _pretrained(name: str) -> Judged:
 
 
 def evaluation_pack(
-    data: Any, config: EncoderConfig, *, threads: int = 2, progress: Callable[[int, int], None] | None = None
+    data: Any,
+    config: EncoderConfig,
+    *,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    labels: bool = True,
 ) -> tuple[Source, Pack]:
-    """The source and the pack of any data, as large as the encoder's centre view needs.
+    """The source and the pack of any data, as large as the encoder's centre view needs; without their labels if so asked.
 
     Raises:
         DataError: data that cannot be used, or channels that differ from the encoder's.
     """
-    source = open_source(data)
-    if source.channels != config.in_channels:
+    source = open_source(data, labels=labels)
+    if source.channels != config.in_channels and not (source.channels == 1 and config.in_channels == 3):
         raise DataError(
             f"{source.name} has {source.channels} channel{'s' * (source.channels != 1)} and the encoder was trained on "
             f"{config.in_channels}; convert the pictures, or train an encoder on such"
@@ -92,25 +129,73 @@ def evaluation_pack(
     return source, open_pack(source, short_side=math.ceil(config.size / 0.875), threads=threads, progress=progress)
 
 
-def open_labeled(train: Any, test: Any, config: EncoderConfig, *, threads: int = 2) -> tuple[Labeled, Labeled]:
-    """The labeled training and test parts, test classes matched to training classes by name.
+def open_part(data: Any, config: EncoderConfig, *, threads: int = 2, needed: str | None = None) -> Labeled:
+    """Pictures with their targets: class folders, .npz, (images, targets); targets may be several labels or numbers a picture.
+
+    Gray pictures are shown to an encoder of three channels as three equal ones. needed: the flag that asked, where labels must be.
 
     Raises:
-        DataError: a part without labels, or test classes that the training part does not have.
+        DataError: data that cannot be used, or no labels where they must be.
     """
-    packs = []
-    for flag, data in (("--train", train), ("--test", test)):
-        source, pack = evaluation_pack(data, config, threads=threads)
-        if pack.labels is None:
+    images, targets = _apart(data)
+    source, pack = evaluation_pack(images, config, threads=threads, labels=targets is None)
+    if targets is not None and len(targets) != len(source):
+        raise DataError(f"{len(targets):,} rows of targets for {len(source):,} pictures of {source.name}; wanted one row each")
+    found = pack.labels if targets is None else targets[pack.index]
+    if found is None and needed is not None:
+        raise DataError(f"{needed} {source.name} has no labels; wanted class folders, (images, labels), or an .npz with labels")
+    pictures: Pictures = pack if pack.channels == config.in_channels else ThreeChannels(pack)
+    named = pack.name if pictures is pack else f"{pack.name} (gray as three channels)"
+    return Labeled(pictures, found, named, pack.classes if targets is None else None, pack.names)
+
+
+def _apart(data: Any) -> tuple[Any, npt.NDArray[Any] | None]:
+    """(pictures, targets): targets None where labels, if any, are one class a picture, which the source reads itself."""
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[1], (str, os.PathLike)):
+        targets = _several(data[1])
+        return (data, None) if targets is None else (data[0], targets)
+    if isinstance(data, (str, os.PathLike)) and str(data).endswith(".npz") and Path(data).is_file():
+        images, values = load_npz(Path(data))
+        targets = None if values is None else _several(values)
+        return (data, None) if targets is None else (images, targets)
+    return data, None
+
+
+def _several(values: Any) -> npt.NDArray[Any] | None:
+    """Several labels bool [N, K] or numbers float32 [N, D]; None for one class a picture."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32).reshape(len(array), -1)
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "iub":
+        if not np.isin(array, (0, 1)).all():
             raise DataError(
-                f"{flag} {source.name} has no labels; wanted class folders, (images, labels), or an .npz with labels"
+                f"targets [{len(array):,}, {array.shape[1]}] hold {array.min()} to {array.max()}; wanted 0 and 1 for several labels a "
+                "picture, or floats for numbers to predict"
             )
-        packs.append(pack)
-    moved = match_classes(packs[0].classes, packs[1].classes)
-    test_labels = np.asarray(packs[1].labels, np.int64)
-    if moved is not None:
-        test_labels = np.asarray([moved[int(label)] for label in test_labels], np.int64)
-    return (
-        Labeled(packs[0], np.asarray(packs[0].labels, np.int64), packs[0].name),
-        Labeled(packs[1], test_labels, packs[1].name),
-    )
+        return array.astype(np.bool_)
+    return None
+
+
+def open_labeled(
+    train: Any, test: Any, config: EncoderConfig, *, threads: int = 2, needed: bool = True
+) -> tuple[Labeled, Labeled]:
+    """The training and test parts, test classes matched to training classes by name.
+
+    Raises:
+        DataError: a part without labels where they are needed, or test classes that the training part does not have.
+    """
+    flags = ("--train", "--test") if needed else (None, None)
+    parts = [open_part(data, config, threads=threads, needed=flag) for flag, data in zip(flags, (train, test), strict=True)]
+    return parts[0], matched(parts[0], parts[1])
+
+
+def matched(train: Labeled, test: Labeled) -> Labeled:
+    """The test part with its classes numbered as those of the training part.
+
+    Raises:
+        DataError: test classes that the training part does not have.
+    """
+    moved = match_classes(train.classes, test.classes)
+    if moved is None or test.labels is None:
+        return test
+    return replace(test, labels=np.asarray([moved[int(label)] for label in test.labels], np.int64))

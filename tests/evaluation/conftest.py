@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from smallview.evaluation.protocol import Labeled
+from smallview.evaluation.bench import Labeled
 
 
 @dataclass

@@ -74,7 +74,7 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, chunk: int, leave_o
     labels = torch.arange(25) % 3
     options = {"k": 5, "temperature": 0.07, "classes": 3, "leave_one_out": leave_one_out}
     whole = knn_predict(train, labels, train, **options)
-    monkeypatch.setattr(knn, "CHUNK", chunk)
+    monkeypatch.setattr(knn, "QUERIES", chunk)
     assert torch.equal(knn_predict(train, labels, train, **options), whole)
     monkeypatch.setattr(knn, "MOST_SIMILARITIES", 60)
     assert torch.equal(knn_predict(train, labels, train, **options), whole)

@@ -55,7 +55,7 @@ def test_the_penalty_is_chosen_among_the_given_on_the_held_out_tenth() -> None:
         scores[penalty] = float(((z[held] @ weight + bias).argmax(1) == y[held]).float().mean())
     assert scores[probe.penalty] == pytest.approx(max(scores.values()), abs=1.5 / len(held))
     again, _ = fit_logistic(z, y, 4, probe.penalty)
-    torch.testing.assert_close(probe.weight, again)
+    torch.testing.assert_close(probe.weight, again, atol=1e-4, rtol=1e-3)
 
 
 def test_deterministic_and_a_function_of_the_training_part_alone() -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import DataError, SmallviewError, UsageError
-from smallview.evaluation import protocol
+from smallview.evaluation import protocols
+from smallview.evaluation.bench import Labeled
 from smallview.evaluation.features import (
     Judged,
     extract,
@@ -22,7 +23,8 @@ from smallview.evaluation.features import (
     untrained_like,
     weights_hash,
 )
-from smallview.evaluation.protocol import Labeled, choose_protocols, judge, match_classes, untrained
+from smallview.evaluation.judge import judge, match_classes, untrained
+from smallview.evaluation.protocols import choose_protocols
 from smallview.networks.encoders import build_encoder, describe
 
 Make = Callable[..., Labeled]
@@ -101,13 +103,13 @@ def test_the_hash_sees_every_weight_and_buffer() -> None:
 
 def test_test_labels_decide_nothing(labeled: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     probes = []
-    original = protocol.fit_linear
+    original = protocols.fit_linear
 
     def spy(*args: object, **options: object) -> object:
         probes.append(original(*args, **options))
         return probes[-1]
 
-    monkeypatch.setattr(protocol, "fit_linear", spy)
+    monkeypatch.setattr(protocols, "fit_linear", spy)
     train, test = labeled(60), labeled(30, seed=1)
     shuffled = replace(test, labels=np.random.default_rng(0).permutation(test.labels))
     first, second = judge(judged(), train, test, ("linear",)), judge(judged(), train, shuffled, ("linear",))

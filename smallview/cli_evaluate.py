@@ -1,0 +1,120 @@
+"""The verb `evaluate`: an encoder, labeled pictures, protocols; rows with both floors beside them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from smallview import shell
+from smallview.errors import UsageError
+from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
+from smallview.shell import say
+
+Named = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
+
+
+def evaluate(
+    run: str,
+    /,
+    *,
+    train: str,
+    test: str,
+    protocols: str = "knn,linear",
+    set_: Sets = (),
+    transfer: Named = (),
+    shifted: Named = (),
+    weights: str | None = None,
+    partial: On = False,
+    size: Whole | None = None,
+    stem: str = "auto",
+    device: str = "auto",
+    threads: Whole | None = None,
+    no_leaks: On = False,
+    no_cache: On = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge an encoder on labeled pictures, beside raw pixels and the untrained encoder under the same protocol.
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
+    train
+        Labeled pictures to fit on: class folders, .npz with labels, CIFAR .bin or idx files.
+    test
+        Labeled pictures to test on, of the same classes.
+    protocols
+        Names, separated by commas: knn, linear, linear_sgd, lowshot, finetune, supervised, layers, robust, label_free.
+    set_
+        A protocol's setting by its path, as in --set linear_sgd.epochs=30.
+    transfer
+        More pictures to judge on in the same way, as NAME=TRAIN,TEST; may be given again.
+    shifted
+        More test pictures of the same classes, for robust, as NAME=DATA; may be given again.
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own; refused if it does not cover all of it.
+    partial
+        Take weights that cover a part only.
+    size
+        Side of the views in pixels, for an encoder that does not say it itself.
+    stem
+        auto, standard or small, for an encoder given by --weights.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads.
+    no_leaks
+        Do not look for test pictures that the training part has as well.
+    no_cache
+        Keep no features between calls.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.assess import evaluate as judge
+
+    rows = judge(
+        run,
+        train,
+        test,
+        protocols,
+        sets=sets_of(set_),
+        transfer={name: _pair(name, data) for name, data in _named("--transfer", transfer).items()},
+        shifted=_named("--shifted", shifted),
+        weights=weights,
+        partial=partial,
+        size=size,
+        stem=stem,
+        threads=threads,
+        device=device,
+        leaks=not no_leaks,
+        cache=not no_cache,
+        say=(lambda message: None) if quiet else say,
+    )
+    if json_:
+        print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
+    else:
+        shell.print_rows(rows)
+
+
+def _named(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, data = pair.partition("=")
+        if not equals or not name or not data:
+            raise UsageError(f'{flag} is "{pair}"; wanted NAME=DATA, as in {flag} flowers=flowers/train,flowers/test')
+        if name in out:
+            raise UsageError(f"{flag} names {name} twice; wanted another name for each")
+        out[name] = data
+    return out
+
+
+def _pair(name: str, data: str) -> tuple[str, str]:
+    train, comma, test = data.partition(",")
+    if not comma or not train or not test:
+        raise UsageError(f'--transfer {name} is "{data}"; wanted TRAIN,TEST, two folders of class folders')
+    return train, test

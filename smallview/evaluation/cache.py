@@ -1,0 +1,104 @@
+"""Features that were extracted once are not extracted again: files by content, of encoder, pictures and view.
+
+Legend: N pictures, F features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smallview.data.pack_folders import cache_folder
+from smallview.files import write_text
+
+MOST = 8 * 2**30  # bytes kept in all; the longest unused go first
+_READ = 2**22
+
+
+class FeatureCache:
+    """Features [N, F] by a key that tells all they depend on; read back as a memory map, so that they need not fit into memory.
+
+    A file whose bytes are not those that were written is not used. `folder` None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None, most: int = MOST) -> None:
+        self.folder, self.most = folder, most
+
+    @classmethod
+    def usual(cls) -> FeatureCache:
+        """The cache beside the packs: $SMALLVIEW_CACHE or the user's own."""
+        return cls(cache_folder() / "features")
+
+    def get(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """The features of this key, made where there are none; float32 [N, F]."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
+        kept = _read(path, key)
+        if kept is not None:
+            return kept
+        made = make()
+        # a full disk costs the time of the next extraction, nothing else
+        with contextlib.suppress(OSError):
+            _write(path, key, made)
+            self._prune(path)
+        return made
+
+    def _prune(self, newest: Path) -> None:
+        assert self.folder is not None
+        files = sorted(
+            ((f.stat().st_atime, f.stat().st_size, f) for f in self.folder.glob("*.npy")), key=lambda entry: entry[0]
+        )
+        held = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if held <= self.most:
+                return
+            if path != newest:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                held -= size
+
+
+def _read(path: Path, key: str) -> Tensor | None:
+    try:
+        told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if told["key"] != key or _digest(path) != told["sha256"]:
+            return None
+        os.utime(path)
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return torch.from_numpy(array) if len(array) else None
+
+
+def _write(path: Path, key: str, features: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, features.numpy(), allow_pickle=False)
+        # the words go last: features without them are not used
+        path.with_suffix(".json").unlink(missing_ok=True)
+        digest = _digest(partial)
+        partial.replace(path)
+        write_text(path.with_suffix(".json"), json.dumps({"key": key, "sha256": digest}))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ):
+            digest.update(block)
+    return digest.hexdigest()

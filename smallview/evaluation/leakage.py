@@ -1,0 +1,115 @@
+"""Test pictures that the training part has as well, exactly or nearly: found by their thumbnails and by the encoder, named.
+
+Legend: N training pictures, Q test pictures, F features, C channels, S the side of a thumbnail, k candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smallview.evaluation.bench import Labeled
+from smallview.evaluation.knn import nearest
+
+COARSE = 8  # side of the thumbnails that are searched
+CANDIDATES = 3
+SAME_COARSE, SAME_FINE = 0.9, 0.8
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Pairs of nearly equal pictures: (test position, training position, how alike their details are, up to 1), best for each test picture."""
+
+    pairs: tuple[tuple[int, int, float], ...]
+    tested: int
+    names: tuple[tuple[str, str], ...]
+
+    @property
+    def count(self) -> int:
+        """Test pictures that the training part has as well."""
+        return len(self.pairs)
+
+    def sentence(self, train: str, test: str) -> str:
+        """What was found, with the names of the first."""
+        named = "; ".join(f"{a} is {b}" for a, b in self.names[:MOST_NAMED])
+        return (
+            f"{self.count:,} of {self.tested:,} test pictures of {test} ({100 * self.count / max(1, self.tested):.2g} %) are nearly "
+            f"equal to training pictures of {train}: {named}{'; ...' * (self.count > MOST_NAMED)}; figures may be too good by that much"
+        )
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One record per pair, for a file."""
+        for (i, j, alike), (a, b) in zip(self.pairs, self.names, strict=True):
+            yield {"test": i, "test_name": a, "train": j, "train_name": b, "alike": round(alike, 4)}
+
+
+def _thumbnails(pixels: Tensor, channels: int) -> Tensor:
+    """Gray [N, 1, S, S] of raw pixels [N, C * S * S]."""
+    side = round((pixels.shape[1] / channels) ** 0.5)
+    return pixels.reshape(len(pixels), channels, side, side).mean(1, keepdim=True)
+
+
+def _coarse(thumbnails: Tensor) -> Tensor:
+    """Unit rows [N, 64]: what is where, whatever the brightness and the contrast."""
+    small = F.adaptive_avg_pool2d(thumbnails, COARSE).flatten(1)
+    return F.normalize(small - small.mean(1, keepdim=True), dim=1)
+
+
+def _details(thumbnails: Tensor) -> Tensor:
+    """Unit rows [N, S * S]: what is left without what is blurred. Two skies are alike in colour and gradient, not in these."""
+    side = thumbnails.shape[-1]
+    window = max(3, side // 8 * 2 + 1)
+    padded = F.pad(thumbnails, (window // 2,) * 4, mode="replicate")
+    return F.normalize((thumbnails - F.avg_pool2d(padded, window, 1)).flatten(1), dim=1)
+
+
+def find_leaks(
+    train: Labeled, test: Labeled, train_pixels: Tensor, test_pixels: Tensor, train_x: Tensor, test_x: Tensor
+) -> Leaks:
+    """Test pictures that are nearly equal to a training picture, also mirrored.
+
+    pixels [N, C * S * S] and [Q, C * S * S]: the floor's, in [0, 1]; x [N, F] and [Q, F]: the encoder's features. Candidates are the
+    nearest by coarse thumbnail and by feature; a pair counts where its details agree as well (correlation 0.8 of what a blur of an
+    eighth of the side leaves), or where the pixels are the same.
+
+    Source: the near-duplicates of Barz and Denzler, 2020 (ciFAIR) are what it is for.
+    """
+    channels = train.pictures.channels
+    bank = _coarse_of(train_pixels, channels)
+    best = np.zeros(len(test_pixels))
+    partner = np.full(len(test_pixels), -1)
+    for start in range(0, len(test_pixels), 1024):
+        where = slice(start, start + 1024)
+        plain = _thumbnails(test_pixels[where], channels)
+        by_feature = nearest(train_x, test_x[where], CANDIDATES)[1]
+        for thumbnails in (plain, plain.flip(3)):
+            alike, found = nearest(bank, _coarse(thumbnails), CANDIDATES)
+            found = torch.cat([torch.where(alike >= SAME_COARSE, found, -1), by_feature], 1)  # [q, 2k]
+            rows, columns = torch.nonzero(found >= 0, as_tuple=True)
+            which = found[rows, columns]
+            others = _thumbnails(train_pixels[which], channels)
+            own = thumbnails[rows]
+            same = (own - others).abs().amax((1, 2, 3)) < 0.5 / 255
+            coarse = (_coarse(own) * _coarse(others)).sum(1) >= SAME_COARSE
+            fine = torch.where(same, 1.0, (_details(own) * _details(others)).sum(1) * coarse)
+            for row, j, value in zip(rows.tolist(), which.tolist(), fine.tolist(), strict=True):
+                if value >= SAME_FINE and value > best[start + row]:
+                    best[start + row], partner[start + row] = value, j
+    pairs = tuple((int(i), int(partner[i]), float(best[i])) for i in np.flatnonzero(partner >= 0))
+    return Leaks(pairs, len(test_pixels), tuple((_name(test, i), _name(train, j)) for i, j, _ in pairs))
+
+
+def _coarse_of(pixels: Tensor, channels: int) -> Tensor:
+    return torch.cat([_coarse(_thumbnails(part, channels)) for part in pixels.split(4096)])
+
+
+def _name(part: Labeled, i: int) -> str:
+    name = part.names[i] if part.names is not None else str(i)
+    return f"{part.name}/{name}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
