@@ -58,7 +58,7 @@ def evaluate(
 ) -> list[Row]:
     """Judge an encoder on labeled data: every row beside raw pixels and the untrained encoder under the same protocol.
 
-    what: a run folder (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
+    what: the folder of a run (rows are added to its rows.jsonl), an encoder folder, a timm name, or a module. train, test: folders of
     class folders, (images, targets), .npz with labels, CIFAR .bin or idx files; targets may be classes, several labels bool [N, K],
     or numbers float [N, D]; without any there is the protocol label_free alone. sets: settings of protocols by their path, as in
     {"linear_sgd.epochs": 30}. transfer: more (train, test) pairs by name, judged by the same protocols. shifted: more test parts
@@ -103,7 +103,7 @@ def evaluate(
                 on_leaks=None if isinstance(what, nn.Module) else _leaks_into(Path(what)),
                 say=say,
             )
-    if not isinstance(what, nn.Module) and (Path(what) / "run.toml").exists():
+    if not isinstance(what, nn.Module) and (Path(what) / "summary.json").exists():
         for row in rows:
             append_row(Path(what) / "rows.jsonl", row)
     return rows

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: an encoder, labeled pictures, protocols; rows with both floors beside them."""
+"""The verbs that judge: `evaluate` an encoder on labeled pictures, and `compare` what was judged."""
 
 from __future__ import annotations
 
@@ -118,3 +118,52 @@ def _pair(name: str, data: str) -> tuple[str, str]:
     if not comma or not train or not test:
         raise UsageError(f'--transfer {name} is "{data}"; wanted TRAIN,TEST, two folders of class folders')
     return train, test
+
+
+def compare(
+    *runs: str,
+    by: str | None = None,
+    csv: str | None = None,
+    markdown: str | None = None,
+    json_: Json = False,
+) -> None:
+    """Set judged runs side by side: mean and spread over seeds, differences with intervals, costs, and who is best for its cost.
+
+    Runs that differ by their seed alone are one column; each column is set against the first. Figures of different protocols or data
+    are refused.
+
+    Parameters
+    ----------
+    runs
+        Run folders that evaluate has judged, the one to compare with first.
+    by
+        The metric that decides who is best for its cost, as in "linear top-1 %".
+    csv
+        A file for the table with a line per seed.
+    markdown
+        A file for the table, what it says, and every protocol in full.
+    json_
+        One JSON object on stdout.
+    """
+    from pathlib import Path
+
+    from smallview.comparing import comparison_of, csv_text, sentences, table
+    from smallview.comparing import markdown as as_markdown
+    from smallview.files import write_text
+
+    if not runs:
+        raise UsageError("no run is named; wanted run folders that smallview evaluate has judged")
+    found = comparison_of(runs, by)
+    for place, text in ((csv, csv_text), (markdown, as_markdown)):
+        if place is not None:
+            try:
+                write_text(Path(place), text(found))
+            except OSError as error:
+                raise UsageError(f"cannot write {place}: {error.strerror}; name another file") from error
+            say(f"written: {place}")
+    if json_:
+        print(json.dumps(found.as_dict()))
+        return
+    shell.print_table(*table(found), "frozen features unless the protocol says otherwise; mean ± standard deviation over seeds")
+    for sentence in sentences(found):
+        print(sentence)

@@ -24,7 +24,7 @@ LEVELS = (
     ("settle", "parts", "pictures", "foregrounds"),
     ("continuing", "online"),
     ("beside",),
-    ("run", "plan", "use", "assess"),
+    ("run", "plan", "use", "assess", "comparing"),
     ("demo", "estimator", "shell", "flags"),
     ("cli_pretrain", "cli_evaluate"),
     ("cli",),
