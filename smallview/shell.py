@@ -104,6 +104,7 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
             traceback.print_exc()
         if not (isinstance(error, (StoppedError, DivergedError)) and follows()):  # process 0 says it for all
             say(f"smallview: {error}")
+        _forget_interrupt()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("smallview: broken off")
@@ -121,6 +122,15 @@ def run(app: App, arguments: Sequence[str], *, own_process: bool = False) -> Non
             os._exit(1)  # with half of its group gone, torch may wait or abort on the way out
         say(_disk(error) if isinstance(error, OSError) and error.errno in _DISK else _crash(error))
         sys.exit(1)
+
+
+def _forget_interrupt() -> None:
+    """Takes back Python's own note of a Ctrl-C that came while it ran code from a string, as imports of libraries do.
+
+    With that note it ends a `python -m` by the signal instead of the exit code, however well the interrupt was caught (CPython's
+    Py_RunMain); the next code from a string wipes it out.
+    """
+    exec("pass")
 
 
 def follows() -> bool:
