@@ -10,7 +10,7 @@ from cyclopts import App
 from cyclopts.config import Env
 
 from smallview import shell
-from smallview.cli_evaluate import compare, evaluate
+from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_pretrain import pretrain
 from smallview.errors import UsageError
 from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
@@ -38,6 +38,10 @@ app.command(
     help_prologue="Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`",
 )
 app.command(compare, help_prologue="Example: `smallview compare runs/simclr-0 runs/simclr-1 runs/byol-0 runs/byol-1`")
+app.command(
+    sweep,
+    help_prologue="Example: `smallview sweep photos/ --over optimizer.lr=0.001,0.003 --over method=simclr,byol --epochs 10 --seeds 3`",
+)
 app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 
 

@@ -101,6 +101,101 @@ def evaluate(
         shell.print_rows(rows)
 
 
+def sweep(
+    data: str,
+    /,
+    *,
+    over: Named = (),
+    seeds: Whole = 1,
+    random: Whole | None = None,
+    by: str | None = None,
+    out: str = "runs/sweep",
+    method: str | None = None,
+    encoder: str | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    size: Whole | None = None,
+    batch_size: Whole | None = None,
+    set_: Sets = (),
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many choices of settings on nine tenths of the pictures, and rank them on the tenth that is left; never on a test part.
+
+    The same command goes on with a sweep that was stopped. Its runs are ordinary ones: compare, evaluate and embed take them.
+
+    Parameters
+    ----------
+    data
+        Pictures, as for pretrain; labels, where they are known, choose settings and train nothing.
+    over
+        A setting and its values, as in --over optimizer.lr=0.1,0.3; also method, encoder, epochs, size, batch_size; may be given again.
+    seeds
+        Trainings of each choice.
+    random
+        Try so many of the combinations, drawn at random, instead of all.
+    by
+        linear or knn, on the tenth's labels; or label_free. Default: linear where there are labels.
+    out
+        The folder for all runs and sweep.json.
+    method
+        As for pretrain, the same for all.
+    encoder
+        As for pretrain, the same for all.
+    epochs
+        As for pretrain, the same for all.
+    minutes
+        As for pretrain, for each run.
+    size
+        As for pretrain, the same for all.
+    batch_size
+        As for pretrain, the same for all.
+    set_
+        Any setting by its path, the same for all.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.sweep import read_over
+    from smallview.sweep import sweep as search
+    from smallview.training.launch import stopped_early
+
+    flags = {"method": method, "encoder": encoder, "epochs": epochs, "minutes": minutes, "size": size, "batch_size": batch_size}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if threads is not None:
+        given["threads"] = threads
+    with stopped_early(shell.go_on):
+        found = search(
+            data,
+            read_over(over),
+            out=out,
+            seeds=seeds,
+            random=random,
+            by=by,
+            given=given,
+            sets=sets_of(set_),
+            threads=threads,
+            say=(lambda message: None) if quiet else say,
+        )
+    if json_:
+        print(json.dumps(found.as_dict()))
+        return
+    paths = list(found.trials[0].settings)
+    rows = [
+        [
+            *trial.settings.values(),
+            "diverged" if trial.mean is None else f"{trial.mean:.2f}" + ("" if trial.std is None else f" ± {trial.std:.2f}"),
+        ]
+        for trial in found.trials
+    ]
+    shell.print_table([*paths, found.metric], rows, "chosen on a tenth of the pictures that no training saw, the best first")
+    print(f"on all pictures: {found.command}")
+
+
 def _named(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
     out: dict[str, str] = {}
     for pair in pairs:

@@ -25,7 +25,7 @@ LEVELS = (
     ("continuing", "online"),
     ("beside",),
     ("run", "plan", "use", "assess", "comparing"),
-    ("demo", "estimator", "shell", "flags"),
+    ("demo", "estimator", "shell", "flags", "sweep"),
     ("cli_pretrain", "cli_evaluate"),
     ("cli",),
     ("__main__",),

@@ -107,6 +107,7 @@ def judge(
     cache: FeatureCache | None = None,
     shifted: Mapping[str, Labeled] | None = None,
     leaks: bool = True,
+    floors: bool = True,
     on_leaks: Callable[[list[dict[str, Any]], str], str | None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -114,7 +115,7 @@ def judge(
 
     values: the protocols' settings. shifted: further test parts of the same classes, for protocols that take them. leaks: look for
     test pictures that the training part has as well; on_leaks: told all of them, gives the file where they are. cache: where features
-    are kept between calls.
+    are kept between calls. floors: whether the two floors are measured, which only a search among encoders can spare.
 
     Raises:
         DataError: parts that cannot judge this encoder. SmallviewError: the encoder's weights changed while it was judged, or it
@@ -152,12 +153,14 @@ def judge(
                 f"{judged.name} gives features that are not finite for {broken:,} of {len(found):,} pictures of {part.name}; "
                 "wanted numbers: the training diverged, or the encoder is damaged"
             )
-    contestants = {"encoder": encoder, "pixels": pixels(judged.config, train, test)}
-    fresh = untrained(judged, train.pictures, judged.seed)
-    contestants["untrained"] = Contestant.of("untrained", fresh, judged.config)
+    contestants = {"encoder": encoder}
+    if floors:
+        contestants["pixels"] = pixels(judged.config, train, test)
+        fresh = untrained(judged, train.pictures, judged.seed)
+        contestants["untrained"] = Contestant.of("untrained", fresh, judged.config)
     found_leaks = None
     if leaks:
-        floor = contestants["pixels"]
+        floor = pixels(judged.config, train, test)
         found_leaks = find_leaks(train, test, bench.features(floor, train), bench.features(floor, test), x, z)
     if found_leaks is not None and found_leaks.count:
         place = None if on_leaks is None else on_leaks(list(found_leaks.records()), test.name)
@@ -167,7 +170,7 @@ def judge(
         value = getattr(values, name)
         taken: dict[str, list[Figure]] = {}
         clock = time.monotonic()
-        for contestant in value.contestants:
+        for contestant in (name for name in value.contestants if name in contestants):
             say(f"{name}: {contestant}")
             taken[contestant] = value.measure(contestants[contestant], bench)
         spent = time.monotonic() - clock

