@@ -243,11 +243,8 @@ def _score(
         with kept_threads():
             torch.set_num_threads(count)
             subject = opened(run.path)
-            parts = [open_part(part, subject.config, threads=count) for part in (rest, validation)]
-            values = protocols_of()
-            rows = judge(
-                subject, *parts, (by,), values=values, threads=count, cache=FeatureCache(None), leaks=False, floors=False
-            )
+            fitted, asked = (open_part(part, subject.config, threads=count) for part in (rest, validation))
+            rows = judge(subject, fitted, asked, (by,), threads=count, cache=FeatureCache(None), leaks=False, floors=False)
         metric, score = rows[0].metric, rows[0].value
         if by == "label_free":
             row = next((row for row in rows if row.settings.get("recommended")), None)
