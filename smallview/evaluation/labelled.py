@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smallview.data.loading import batches
+from smallview.errors import DivergedError
 from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.features import Training, fresh_encoder
+from smallview.evaluation.linear import standardisation
 from smallview.evaluation.metrics import Kind
 from smallview.networks.encoders import EncoderConfig
 from smallview.networks.modes import evaluating
@@ -26,11 +28,19 @@ from smallview.views.view import View
 
 
 class Classifier(nn.Module):
-    """An encoder with one linear layer: images [B, C, S, S] -> scores [B, K]. A frozen encoder stays in evaluation mode."""
+    """An encoder with one linear layer: images [B, C, S, S] -> scores [B, K]. A frozen encoder stays in evaluation mode.
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear, frozen: bool) -> None:
+    offset and scale [K]: what the layer's outputs are moved and stretched by, so that numbers to predict have the size of 1 for it.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear, frozen: bool, offset: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.encoder, self.head, self.frozen = encoder, head, frozen
+        self.register_buffer("offset", offset)
+        self.register_buffer("scale", scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of classes or labels, or the numbers themselves."""
@@ -39,17 +49,17 @@ class Classifier(nn.Module):
                 features = self.encoder(images)
         else:
             features = self.encoder(images)
-        scores: Tensor = self.head(features)
+        scores: Tensor = self.head(features) * self.scale + self.offset
         return scores
 
 
-def loss_of(kind: Kind, scores: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of classes, mean logistic loss of labels, mean squared error of numbers."""
+def loss_of(kind: Kind, scores: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Cross-entropy of classes, mean logistic loss of labels, mean squared error of numbers in units of `scale`."""
     if kind == "classes":
         return F.cross_entropy(scores, target)
     if kind == "labels":
         return F.binary_cross_entropy_with_logits(scores, target.to(scores.dtype))
-    return F.mse_loss(scores, target.to(scores.dtype))
+    return F.mse_loss(scores / scale, target.to(scores.dtype) / scale)
 
 
 def mixed(
@@ -99,7 +109,10 @@ def train_with_labels(
     if frozen:  # nothing is known yet
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-    net = Classifier(encoder, head, frozen)
+    offset, scale = torch.zeros(bench.classes), torch.ones(bench.classes)
+    if part.kind == "numbers":
+        offset, scale = standardisation(target[torch.from_numpy(where)])
+    net = Classifier(encoder, head, frozen, offset, scale)
     net.to(device, memory_format=bench.memory_format)  # type: ignore[call-overload]
     trained: nn.Module = net.head if frozen else net
     built = optimizer.build(trained, device)
@@ -123,9 +136,9 @@ def train_with_labels(
             images = view.images.to(device).contiguous(memory_format=bench.memory_format)
             images, one, other, share = mixed(part.kind, images, truth, mixup, draw)
             scores = net(images)
-            loss = share * loss_of(part.kind, scores, one)
+            loss = share * loss_of(part.kind, scores, one, net.scale)
             if share < 1.0:
-                loss = loss + (1.0 - share) * loss_of(part.kind, scores, other)
+                loss = loss + (1.0 - share) * loss_of(part.kind, scores, other, net.scale)
             (loss / len(made)).backward()
         built.step()
         if step % 50 == 49 and step + 1 < steps:
@@ -151,10 +164,17 @@ def supervised(who: Contestant, part: Labeled, bench: Bench, training: Training,
 
 @torch.no_grad()
 def scores_of(net: nn.Module, config: EncoderConfig, part: Labeled, bench: Bench, size: int | None = None) -> Tensor:
-    """Scores [N, K] of a part's centre views."""
+    """Scores [N, K] of a part's centre views.
+
+    Raises:
+        DivergedError: scores that are not finite.
+    """
     out = []
     with evaluating(net):
         for views in centre_views(part.pictures, size or config.size, config.mean, config.std, threads=bench.threads):
             images = views.to(bench.device).contiguous(memory_format=bench.memory_format)
             out.append(net(images).float().cpu())
-    return torch.cat(out)
+    scores = torch.cat(out)
+    if not bool(torch.isfinite(scores).all()):
+        raise DivergedError("the training with labels diverged; wanted a smaller learning rate, as in --set finetune.lr=0.01")
+    return scores

@@ -63,11 +63,14 @@ def _coarse(thumbnails: Tensor) -> Tensor:
 
 
 def _details(thumbnails: Tensor) -> Tensor:
-    """Unit rows [N, S * S]: what is left without what is blurred. Two skies are alike in colour and gradient, not in these."""
+    """Unit rows: what is left without what is blurred. Two skies are alike in colour and gradient, not in these.
+
+    Only where the whole blur lies inside: at the border any filling would leave the gradient in.
+    """
     side = thumbnails.shape[-1]
-    window = max(3, side // 8 * 2 + 1)
-    padded = F.pad(thumbnails, (window // 2,) * 4, mode="replicate")
-    return F.normalize((thumbnails - F.avg_pool2d(padded, window, 1)).flatten(1), dim=1)
+    window = min(max(3, side // 8 * 2 + 1), side - (side + 1) % 2)
+    inside = thumbnails[..., window // 2 : side - window // 2, window // 2 : side - window // 2]
+    return F.normalize((inside - F.avg_pool2d(thumbnails, window, 1)).flatten(1), dim=1)
 
 
 def find_leaks(
