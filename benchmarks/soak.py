@@ -455,7 +455,7 @@ FAULTS: dict[str, Fault] = {
         '"stopping after this step", exit 75; no orphans; the same command goes on to the same bytes',
         50,
         signals,
-        "test_run.py, distributed/test_devices.py",
+        "test_run.py, distributed/test_devices.py, faults/test_interrupted_imports.py",
     ),
     "F4": Fault("second Ctrl-C", "ends at once, exit 130", 20, impatience, "test_run.py"),
     "F5": Fault(

@@ -91,7 +91,7 @@ class Bench:
     """One evaluation: its two parts, where it computes, and the features that its protocols share.
 
     device, memory_format, threads: where and how networks run. say: told what takes time. shifted: test parts of the same classes
-    whose pictures differ in some way, by name.
+    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known.
     """
 
     train: Labeled
@@ -103,6 +103,7 @@ class Bench:
     cache: FeatureCache = field(default_factory=lambda: FeatureCache(None))
     say: Callable[[str], None] = lambda message: None
     shifted: Mapping[str, Labeled] = field(default_factory=dict)
+    training: Training | None = None
     _held: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     _stages: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
 

@@ -141,6 +141,7 @@ def judge(
         cache=cache or FeatureCache(None),
         say=say,
         shifted=shifted or {},
+        training=judged.training,
     )
     started = time.monotonic()
     encoder = Contestant("encoder", judged.encoder, judged.config, before, judged.projector, judged.training)

@@ -49,7 +49,8 @@ def covariance_spectrum(features: Tensor) -> Tensor:
     x = _check(features, 2).double()
     x = x - x.mean(0)
     matrix = x.T @ x if x.shape[1] <= len(x) else x @ x.T
-    return (torch.linalg.eigvalsh(matrix) / (len(x) - 1)).clamp(min=0.0).flip(0)
+    spectrum: Tensor = (torch.linalg.eigvalsh(matrix) / (len(x) - 1)).clamp(min=0.0)
+    return spectrum.flip(0)
 
 
 def rank_me(features: Tensor) -> float:
@@ -236,7 +237,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, seed: int = 0, draws: int = 200
     if len(a) != len(b) or len(a) < 4:
         raise ValueError(f"{len(a)} and {len(b)} values; wanted equally many, four or more")
     draw = generator(seed, "spearman")
-    found = []
+    found: list[float] = []
     while len(found) < draws:
         which = draw.integers(len(a), size=len(a))
         if len(np.unique(a[which])) > 1 and len(np.unique(b[which])) > 1:

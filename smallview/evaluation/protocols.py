@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from smallview.evaluation.labelled import scores_of, supervised, train_with_labe
 from smallview.evaluation.linear import PENALTIES, fit_linear
 from smallview.evaluation.lowshot import draw_labels, few_labels
 from smallview.evaluation.metrics import Figure, Kind, figures
+from smallview.evaluation.unlabeled import LabelFree
 from smallview.networks.stages import pooled_stages
 from smallview.optimizers import SGD
 from smallview.seeds import derive
@@ -363,6 +364,7 @@ class Protocols:
     finetune: FineTune = FineTune()
     supervised: Supervised = Supervised()
     layers: Layers = Layers()
+    label_free: LabelFree = field(default_factory=LabelFree)
 
 
 NAMES = tuple(Protocols.__dataclass_fields__)

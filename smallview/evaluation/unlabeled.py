@@ -1,0 +1,121 @@
+"""The protocol `label_free`: what features tell of themselves, for pictures without labels or to set beside a labeled figure.
+
+Legend: N pictures, V views of each, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smallview.errors import DataError
+from smallview.evaluation import label_free as scores
+from smallview.evaluation.bench import Bench, Contestant
+from smallview.evaluation.metrics import Figure, Kind
+from smallview.networks.modes import evaluating
+from smallview.records import Batch
+from smallview.seeds import derive, generator
+from smallview.views.making import ViewMaker
+from smallview.views.view import View
+
+FEWEST = 16
+DIRECTION = {
+    "rankme": "higher",
+    "alpha_req": "nearer to 1",
+    "nesum": "higher",
+    "lidar": "higher",
+    "learnability": "higher",
+    "dimension": "higher",
+    "alignment": "lower",
+    "uniformity": "lower",
+    "stability": "higher",
+}
+RECOMMENDED = "lidar"
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """Scores without labels on the test pictures' features: their rank, their spectrum, and how views of a picture meet.
+
+    pictures: drawn from the test part where it has more. views: of each picture, made as the encoder was trained where that is known
+    and with the default view else. k: neighbours that should stay. Which of them to trust: docs/evaluation.md has their measured rank
+    correlation with linear accuracy.
+    """
+
+    pictures: int = 2000
+    views: int = 8
+    k: int = 10
+
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    contestants: ClassVar[tuple[str, ...]] = ("encoder", "untrained")
+
+    def __post_init__(self) -> None:
+        if self.pictures < FEWEST or self.views < 2 or self.k < 1:
+            raise ValueError(
+                f"pictures, views and k are {self.pictures}, {self.views} and {self.k}; wanted {FEWEST}, 2 and 1 or more"
+            )
+
+    def measure(self, who: Contestant, bench: Bench) -> list[Figure]:
+        """One figure per score.
+
+        Raises:
+            DataError: too few pictures.
+        """
+        n = min(self.pictures, len(bench.test))
+        if n < max(FEWEST, self.k + 1):
+            raise DataError(
+                f"{bench.test.name} has {n} pictures; label_free wants {max(FEWEST, self.k + 1)} or more to tell anything"
+            )
+        which = np.sort(generator(bench.seed, "label_free").permutation(len(bench.test))[:n]).astype(np.int64)
+        plain = bench.features(who, bench.test)[torch.from_numpy(which)]
+        view = View() if bench.training is None else replace(bench.training.views[0], mask_background=0.0, size=None)
+        seen = self.seen(who, bench, which, view)
+        found = {
+            "rankme": scores.rank_me(plain),
+            "alpha_req": scores.alpha_req(plain),
+            "nesum": scores.nesum(plain),
+            "lidar": scores.lidar(seen),
+            "learnability": scores.cluster_learnability(plain, seed=bench.seed),
+            "dimension": scores.intrinsic_dimension(plain),
+            "alignment": scores.alignment(seen),
+            "uniformity": scores.uniformity(plain),
+            "stability": scores.neighbour_stability(seen[0], seen[1], self.k),
+        }
+        text = (
+            f"label_free: {n:,} test pictures (seed {bench.seed}), features ({who.config.features}) of their centre views, and of {self.views} "
+            f"views each ({view}) for lidar, alignment and stability (k={self.k}); no label is used"
+        )
+        return [
+            Figure(
+                f"{text}; {DIRECTION[name]} is said to be better",
+                f"label_free {name}",
+                round(value, 6),
+                {"better": DIRECTION[name], "pictures": n, **({"recommended": True} if name == RECOMMENDED else {})},
+            )
+            for name, value in found.items()
+        ]
+
+    @torch.no_grad()
+    def seen(self, who: Contestant, bench: Bench, which: np.ndarray, view: View) -> Tensor:
+        """Features [V, N, F] of disturbed views, the same views for every contestant."""
+        config, device = who.config, torch.device(bench.device)
+        maker = ViewMaker(
+            *(bench.test.pictures, (view,), config.size, config.mean, config.std, derive(bench.seed, "label_free views")),
+            device,
+            bench.threads,
+        )
+        who.module.to(device, memory_format=bench.memory_format)  # type: ignore[call-overload]
+        out = []
+        with evaluating(who.module):
+            for epoch in range(self.views):
+                parts = []
+                for start in range(0, len(which), 256):
+                    (made,) = maker(Batch(which[start : start + 256], epoch, step=0))
+                    images = made.images.to(device).contiguous(memory_format=bench.memory_format)
+                    parts.append(who.module(images).float().cpu())
+                out.append(torch.cat(parts))
+        return torch.stack(out)
