@@ -12,15 +12,18 @@ accuracy and its 95 % interval, over all trainings and within SimCLR. A call tha
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import smallview
+from smallview.evaluation.label_free import clid, spearman
+from smallview.evaluation.unlabeled import DIRECTION
 
 MOST = 5_000
 TEMPERATURE, LR = "method.objective.contrastive.loss.temperature", "optimizer.lr"
@@ -101,6 +104,36 @@ def main() -> None:
 
 def judge(chosen: list[Training], folders: list[Path], data: Any) -> None:
     """Print every training's scores, then the correlations."""
+    x, y, test_x, test_y = data
+    told: list[dict[str, Any]] = []
+    for one, folder in zip(chosen, folders, strict=True):
+        (linear,) = smallview.evaluate(folder, (x, y), (test_x, test_y), "linear", leaks=False)
+        scores = smallview.evaluate(folder, x, test_x, "label_free", leaks=False)
+        found = {row.metric.split()[1]: row.value for row in scores}
+        summary = json.loads((folder / "summary.json").read_text())
+        line = {
+            "training": one.name,
+            "method": one.method,
+            "linear": linear.value,
+            **found,
+            "seconds": summary["cost"]["train_seconds"],
+        }
+        told.append(line)
+        print(json.dumps(line), flush=True)
+    learnability, dimension = ([line[name] for line in told] for name in ("learnability", "dimension"))
+    for line, value in zip(told, clid(learnability, dimension), strict=True):
+        line["clid"] = float(value)
+        line["alpha_req"] = -abs(line["alpha_req"] - 1.0)  # nearest to 1 is said to be best
+        for name in ("alignment", "uniformity"):
+            line[name] = -line[name]  # lower is said to be better
+    for group, lines in (("all", told), ("simclr", [line for line in told if line["method"] == "simclr"])):
+        for name in (*DIRECTION, "clid"):
+            if len(lines) >= 4:
+                found_rank = spearman([line[name] for line in lines], [line["linear"] for line in lines])
+                print(
+                    json.dumps({"group": group, "score": name, **{k: round(v, 3) for k, v in asdict(found_rank).items()}}),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -22,3 +22,15 @@ def test_fast_against_parity_views_in_miniature() -> None:
         assert 25.0 < pair["fast"] <= 100.0 and abs(pair["fast"] - pair["parity"] - pair["difference"]) < 0.011
     mean = sum(pair["difference"] for pair in pairs) / 2
     assert abs(summary["mean_difference"] - mean) < 0.011 and summary["lower_95"] <= summary["mean_difference"]
+
+
+def test_label_free_scores_in_miniature() -> None:
+    command = [sys.executable, "experiments/label_free.py", "--miniature"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    trainings, correlations = [[line for line in lines if (key in line)] for key in ("training", "score")]
+    assert len(trainings) == 5 and {line["score"] for line in correlations} >= {"lidar", "rankme", "clid", "stability"}
+    for line in correlations:
+        assert -1.0 <= line["low"] <= line["value"] <= line["high"] <= 1.0 and line["n"] == 5

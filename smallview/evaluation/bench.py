@@ -91,7 +91,8 @@ class Bench:
     """One evaluation: its two parts, where it computes, and the features that its protocols share.
 
     device, memory_format, threads: where and how networks run. say: told what takes time. shifted: test parts of the same classes
-    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known.
+    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known. made:
+    parts that protocols keep for the next contestant.
     """
 
     train: Labeled
@@ -104,6 +105,7 @@ class Bench:
     say: Callable[[str], None] = lambda message: None
     shifted: Mapping[str, Labeled] = field(default_factory=dict)
     training: Training | None = None
+    made: dict[str, Labeled] = field(default_factory=dict)
     _held: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     _stages: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
 
@@ -114,7 +116,7 @@ class Bench:
         return int(targets.max()) + 1 if self.train.kind == "classes" else int(targets.shape[1])
 
     def features(self, who: Contestant, part: Labeled, keep: bool = True) -> Tensor:
-        """Features float32 [N, F] of a part's centre views; `keep` false where they are asked for once."""
+        """Features float32 [N, F] of a part's centre views; without `keep` they are not held in memory."""
         held = (who.name + who.hash, id(part))
         if held in self._held:
             return self._held[held]
@@ -130,7 +132,7 @@ class Bench:
             )
 
         key = self._key(who, part)
-        found = self.cache.get(key, make) if key and keep else make()
+        found = self.cache.get(key, make) if key else make()
         if keep:
             self._held[held] = found
         return found

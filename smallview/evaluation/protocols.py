@@ -22,6 +22,7 @@ from smallview.evaluation.labelled import scores_of, supervised, train_with_labe
 from smallview.evaluation.linear import PENALTIES, fit_linear
 from smallview.evaluation.lowshot import draw_labels, few_labels
 from smallview.evaluation.metrics import Figure, Kind, figures
+from smallview.evaluation.robust import Robust
 from smallview.evaluation.unlabeled import LabelFree
 from smallview.networks.stages import pooled_stages
 from smallview.optimizers import SGD
@@ -364,6 +365,7 @@ class Protocols:
     finetune: FineTune = FineTune()
     supervised: Supervised = Supervised()
     layers: Layers = Layers()
+    robust: Robust = field(default_factory=Robust)
     label_free: LabelFree = field(default_factory=LabelFree)
 
 

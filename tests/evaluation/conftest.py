@@ -66,3 +66,9 @@ def labeled() -> Callable[..., Labeled]:
         return Labeled(Packed(images), labels.astype(np.int64), f"set {seed}")
 
     return make
+
+
+@pytest.fixture
+def packed() -> Callable[[list[np.ndarray]], Packed]:
+    """Pictures of any sizes as something that views can be cut from."""
+    return Packed
