@@ -20,6 +20,7 @@ from smallview.evaluation.cache import FeatureCache
 from smallview.evaluation.features import Judged, Training, weights_hash
 from smallview.evaluation.judge import judge
 from smallview.evaluation.labelled import supervised
+from smallview.evaluation.masks import read_masks
 from smallview.evaluation.protocols import choose_protocols, protocols_of
 from smallview.evaluation.subject import matched, open_labeled, open_part, open_subject, with_weights
 from smallview.files import check_folder, jsonl_line, write_text
@@ -31,6 +32,7 @@ from smallview.training.log import append_row
 from smallview.training.precision import choose_device, cpu_flags, fixed_rule
 
 Say = Callable[[str], None]
+FLAGS = ("--train", "--test")
 
 
 def _quiet(message: str) -> None:
@@ -46,6 +48,7 @@ def evaluate(
     sets: Mapping[str, Any] | None = None,
     transfer: Mapping[str, tuple[Any, Any]] | None = None,
     shifted: Mapping[str, Any] | None = None,
+    masks: tuple[Any, Any] | None = None,
     weights: str | Path | None = None,
     partial: bool = False,
     size: int | None = None,
@@ -62,9 +65,9 @@ def evaluate(
     class folders, (images, targets), .npz with labels, CIFAR .bin or idx files; targets may be classes, several labels bool [N, K],
     or numbers float [N, D]; without any there is the protocol label_free alone. sets: settings of protocols by their path, as in
     {"linear_sgd.epochs": 30}. transfer: more (train, test) pairs by name, judged by the same protocols. shifted: more test parts
-    of the same classes by name, for `robust`. weights: a file of weights for the named encoder; one that does not cover all of it is
-    refused unless `partial`. size, stem: of an encoder that does not say them itself. leaks: look for test pictures that the training
-    part has as well. cache: keep features between calls.
+    of the same classes by name, for `robust`. masks: of train and of test, a class for each pixel, for `dense`. weights: a file of
+    weights for the named encoder; one that does not cover all of it is refused unless `partial`. size, stem: of an encoder that does
+    not say them itself. leaks: look for test pictures that the training part has as well. cache: keep features between calls.
 
     Raises:
         DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder. SmallviewError: weights
@@ -82,6 +85,11 @@ def evaluate(
         pairs: dict[str, tuple[Any, Any]] = {"": (train, test), **(transfer or {})}
         for name, (one, other) in pairs.items():
             labeled = open_labeled(one, other, subject.config, threads=threads, needed=needed)
+            if masks is not None and not name:
+                found = [
+                    read_masks(given, part, f"{flag}-masks") for given, part, flag in zip(masks, labeled, FLAGS, strict=True)
+                ]
+                labeled = replace(labeled[0], masks=found[0]), replace(labeled[1], masks=found[1])
             if name:
                 labeled = replace(labeled[0], name=f"{name} train"), replace(labeled[1], name=f"{name} test")
             more = (

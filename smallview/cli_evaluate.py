@@ -25,6 +25,8 @@ def evaluate(
     set_: Sets = (),
     transfer: Named = (),
     shifted: Named = (),
+    train_masks: str | None = None,
+    test_masks: str | None = None,
     weights: str | None = None,
     partial: On = False,
     size: Whole | None = None,
@@ -47,13 +49,18 @@ def evaluate(
     test
         Labeled pictures to test on, of the same classes.
     protocols
-        Names, separated by commas: knn, linear, linear_sgd, lowshot, finetune, supervised, layers, robust, label_free.
+        Names, separated by commas: knn, linear, linear_sgd, lowshot, finetune, supervised, layers, robust, dense,
+        label_free.
     set_
         A protocol's setting by its path, as in --set linear_sgd.epochs=30.
     transfer
         More pictures to judge on in the same way, as NAME=TRAIN,TEST; may be given again.
     shifted
         More test pictures of the same classes, for robust, as NAME=DATA; may be given again.
+    train_masks
+        A folder of masks named as the training pictures, a class for each pixel, for dense.
+    test_masks
+        The same for the test pictures.
     weights
         A file of weights for the named encoder, .safetensors or torch's own; refused if it does not cover all of it.
     partial
@@ -85,6 +92,7 @@ def evaluate(
         sets=sets_of(set_),
         transfer={name: _pair(name, data) for name, data in _named("--transfer", transfer).items()},
         shifted=_named("--shifted", shifted),
+        masks=_both(train_masks, test_masks),
         weights=weights,
         partial=partial,
         size=size,
@@ -206,6 +214,14 @@ def _named(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"{flag} names {name} twice; wanted another name for each")
         out[name] = data
     return out
+
+
+def _both(train: str | None, test: str | None) -> tuple[str, str] | None:
+    if train is None and test is None:
+        return None
+    if train is None or test is None:
+        raise UsageError("--train-masks and --test-masks go together; wanted both")
+    return train, test
 
 
 def _pair(name: str, data: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Legend: N pictures, F features, C channels, S the side of a view, K classes or l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ from smallview.views.making import centre_views
 class Labeled:
     """Pictures and their targets: classes int64 [N] from 0 to K - 1, several labels bool [N, K], numbers float [N, D], or None.
 
-    classes: their names, where they have some. names: what each picture is called.
+    classes: their names, where they have some. names: what each picture is called. masks: a class for each pixel uint8 [H, W], 255 where
+    it is not known, one mask a picture; or None.
     """
 
     pictures: Pictures
@@ -36,6 +37,7 @@ class Labeled:
     name: str
     classes: tuple[str, ...] | None = None
     names: Any = None
+    masks: Sequence[npt.NDArray[np.uint8]] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -91,8 +93,8 @@ class Bench:
     """One evaluation: its two parts, where it computes, and the features that its protocols share.
 
     device, memory_format, threads: where and how networks run. say: told what takes time. shifted: test parts of the same classes
-    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known. made:
-    parts that protocols keep for the next contestant.
+    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known.
+    train_size: the side of the views that it was trained for. made: parts that protocols keep for the next contestant.
     """
 
     train: Labeled
@@ -105,6 +107,7 @@ class Bench:
     say: Callable[[str], None] = lambda message: None
     shifted: Mapping[str, Labeled] = field(default_factory=dict)
     training: Training | None = None
+    train_size: int = 32
     made: dict[str, Labeled] = field(default_factory=dict)
     _held: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     _stages: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)

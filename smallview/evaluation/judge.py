@@ -142,6 +142,7 @@ def judge(
         say=say,
         shifted=shifted or {},
         training=judged.training,
+        train_size=judged.config.size,
     )
     started = time.monotonic()
     encoder = Contestant("encoder", judged.encoder, judged.config, before, judged.projector, judged.training)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from smallview.errors import DataError, UsageError, suggest
 from smallview.evaluation.bench import Bench, Contestant
+from smallview.evaluation.dense import Dense
 from smallview.evaluation.knn import knn_votes, nearest
 from smallview.evaluation.labelled import scores_of, supervised, train_with_labels
 from smallview.evaluation.linear import PENALTIES, fit_linear
@@ -366,6 +367,7 @@ class Protocols:
     supervised: Supervised = Supervised()
     layers: Layers = Layers()
     robust: Robust = field(default_factory=Robust)
+    dense: Dense = field(default_factory=Dense)
     label_free: LabelFree = field(default_factory=LabelFree)
 
 
