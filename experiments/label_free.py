@@ -5,7 +5,7 @@
 
 The trainings differ in method, temperature, learning rate and length; all have one seed, `dense_small` at 32 px, and the first 5,000
 training pictures in batches of 128. Linear accuracy is on 5,000 test pictures, from all labels of the training pictures; label-free
-scores see the test pictures without their labels. Printed: a JSON line per training, then Spearman's correlation of each score with
+scores see 1,000 of the test pictures without their labels. Printed: a JSON line per training, then Spearman's correlation of each score with
 accuracy and its 95 % interval, over all trainings and within SimCLR. A call that was stopped goes on where it was.
 """
 
@@ -26,6 +26,7 @@ from smallview.evaluation.label_free import clid, spearman
 from smallview.evaluation.unlabeled import DIRECTION
 
 MOST = 5_000
+SCORED = {"label_free.pictures": 1000, "label_free.views": 6}
 TEMPERATURE, LR = "method.objective.contrastive.loss.temperature", "optimizer.lr"
 
 
@@ -108,7 +109,7 @@ def judge(chosen: list[Training], folders: list[Path], data: Any) -> None:
     told: list[dict[str, Any]] = []
     for one, folder in zip(chosen, folders, strict=True):
         (linear,) = smallview.evaluate(folder, (x, y), (test_x, test_y), "linear", leaks=False)
-        scores = smallview.evaluate(folder, x, test_x, "label_free", leaks=False)
+        scores = smallview.evaluate(folder, x, test_x, "label_free", sets=SCORED, leaks=False)
         found = {row.metric.split()[1]: row.value for row in scores}
         summary = json.loads((folder / "summary.json").read_text())
         line = {

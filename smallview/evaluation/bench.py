@@ -5,6 +5,7 @@ Legend: N pictures, F features, C channels, S the side of a view, K classes or l
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +157,22 @@ class Bench:
                         found.setdefault(name, []).append(value.cpu())
             self._stages[held] = {name: torch.cat(values) for name, values in found.items()}
         return self._stages[held]
+
+    def floor_key(self, who: Contestant, protocol: str) -> str | None:
+        """All that a floor's figures depend on; None where the pictures cannot be told from others."""
+        parts = [self.train, self.test, *self.shifted.values()]
+        keys = [self._key(who, part) for part in parts]
+        if any(key is None for key in keys):
+            return None
+        targets = hashlib.sha256()
+        for part in parts:
+            targets.update(part.name.encode())
+            if part.labels is not None:
+                targets.update(np.ascontiguousarray(part.labels).tobytes())
+            for mask in part.masks or ():
+                targets.update(np.ascontiguousarray(mask).tobytes())
+        said = f"{protocol} {list(self.shifted)} {self.training} {self.train_size} {self.seed} {self.threads}"
+        return f"floor 1: {said}; {targets.hexdigest()}; {keys}"
 
     def _key(self, who: Contestant, part: Labeled) -> str | None:
         """All that features depend on; None where the pictures cannot be told from others."""

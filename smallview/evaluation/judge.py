@@ -173,8 +173,7 @@ def judge(
         taken: dict[str, list[Figure]] = {}
         clock = time.monotonic()
         for contestant in (name for name in value.contestants if name in contestants):
-            say(f"{name}: {contestant}")
-            taken[contestant] = value.measure(contestants[contestant], bench)
+            taken[contestant] = _measured(value, name, contestants[contestant], bench)
         spent = time.monotonic() - clock
         rows += [
             _row(
@@ -194,6 +193,19 @@ def judge(
             f"the weights of {judged.name} changed while it was judged; no row is written: give evaluate a frozen encoder"
         )
     return rows
+
+
+def _measured(value: Any, name: str, who: Contestant, bench: Bench) -> list[Figure]:
+    """The figures of one contestant; a floor's are kept, for they are the same for every encoder beside it."""
+
+    def make() -> list[Figure]:
+        bench.say(f"{name}: {who.name}")
+        found: list[Figure] = value.measure(who, bench)
+        return found
+
+    if who.name == "encoder":
+        return make()
+    return bench.cache.figures(bench.floor_key(who, f"{name} {value!r}"), make)
 
 
 def _floor(figure: Figure, floors: list[Figure] | None) -> Figure | None:

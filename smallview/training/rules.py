@@ -134,7 +134,7 @@ def too_large(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
     what = f"the effective rank fell to {kept:.0%}" if kept < DROP else "the loss jumps"
     return Finding(
         TOO_LARGE,
-        f"the weights grew {now['weights'] / earlier['weights']:.1f}-fold in about 100 steps and {what}",
+        f"the weights grew {now['weights'] / earlier['weights']:.1f}-fold lately and {what}",
         causes,
         "far lower",
     )
@@ -171,9 +171,7 @@ def shrinking(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
         if fallen and now[spread] <= earlier[spread]:
             name = fallen[0]
             what = name.replace("_", " ").replace("rank", "effective rank")
-            figures = (
-                f"{what} {now[name]:.3g}, {earlier[name]:.3g} about 100 steps ago, {memory.peaks.get(name, 0.0):.3g} at best"
-            )
+            figures = f"{what} {now[name]:.3g}, {earlier[name]:.3g} before, {memory.peaks.get(name, 0.0):.3g} at best"
             causes = "no predictor or a poor one where there are no negatives, too large a learning rate or weight decay"
             return Finding(SHRINKING, figures, causes, "lower")
     return None
