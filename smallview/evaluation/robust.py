@@ -15,7 +15,8 @@ import torch
 
 from smallview.errors import DataError, UsageError, suggest
 from smallview.evaluation.bench import Bench, Contestant, Labeled
-from smallview.evaluation.corruptions import CORRUPTIONS, EXTRA, corrupt
+from smallview.evaluation.corruption_strengths import CORRUPTIONS, EXTRA
+from smallview.evaluation.corruptions import corrupt
 from smallview.evaluation.linear import PENALTIES, fit_linear
 from smallview.evaluation.metrics import Figure, Kind, accuracy, half_width
 from smallview.records import Pictures

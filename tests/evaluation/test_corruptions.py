@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from smallview.errors import UsageError
 from smallview.evaluation import corruptions as module
-from smallview.evaluation.corruptions import CORRUPTIONS, EXTRA, LARGE, SMALL, corrupt
+from smallview.evaluation.corruption_strengths import CORRUPTIONS, EXTRA, LARGE, SMALL
+from smallview.evaluation.corruptions import corrupt
 from smallview.evaluation.robust import Corrupted, Robust, _some
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import DataError, SmallviewError, UsageError
-from smallview.evaluation import protocols
 from smallview.evaluation.bench import Labeled
 from smallview.evaluation.features import (
     Judged,
@@ -103,13 +102,13 @@ def test_the_hash_sees_every_weight_and_buffer() -> None:
 
 def test_test_labels_decide_nothing(labeled: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     probes = []
-    original = protocols.fit_linear
+    original = module.fit_linear
 
     def spy(*args: object, **options: object) -> object:
         probes.append(original(*args, **options))
         return probes[-1]
 
-    monkeypatch.setattr(protocols, "fit_linear", spy)
+    monkeypatch.setattr(module, "fit_linear", spy)
     train, test = labeled(60), labeled(30, seed=1)
     shuffled = replace(test, labels=np.random.default_rng(0).permutation(test.labels))
     first, second = judge(judged(), train, test, ("linear",)), judge(judged(), train, shuffled, ("linear",))

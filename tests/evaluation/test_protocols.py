@@ -17,7 +17,9 @@ from smallview.evaluation.features import Judged, Training, weights_hash
 from smallview.evaluation.judge import judge
 from smallview.evaluation.labelled import mixed, supervised, train_with_labels
 from smallview.evaluation.linear import fit_linear
-from smallview.evaluation.protocols import KNN, NAMES, FineTune, LinearSGD, LowShot, Protocols, Supervised, protocols_of
+from smallview.evaluation.probes import KNN, LinearSGD, LowShot
+from smallview.evaluation.protocols import NAMES, Protocols, protocols_of
+from smallview.evaluation.trainings import FineTune, Supervised
 from smallview.networks.encoders import build_encoder
 from smallview.optimizers import SGD
 from smallview.views.view import View
