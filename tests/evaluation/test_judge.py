@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import DataError, SmallviewError, UsageError
+from smallview.evaluation import probes as module
 from smallview.evaluation.bench import Labeled
 from smallview.evaluation.features import (
     Judged,
