@@ -32,7 +32,6 @@ from smallview.training.log import append_row
 from smallview.training.precision import choose_device, cpu_flags, fixed_rule
 
 Say = Callable[[str], None]
-FLAGS = ("--train", "--test")
 
 
 def _quiet(message: str) -> None:
@@ -86,9 +85,7 @@ def evaluate(
         for name, (one, other) in pairs.items():
             labeled = open_labeled(one, other, subject.config, threads=threads, needed=needed)
             if masks is not None and not name:
-                found = [
-                    read_masks(given, part, f"{flag}-masks") for given, part, flag in zip(masks, labeled, FLAGS, strict=True)
-                ]
+                found = read_masks(masks, labeled, ("--train-masks", "--test-masks"))
                 labeled = replace(labeled[0], masks=found[0]), replace(labeled[1], masks=found[1])
             if name:
                 labeled = replace(labeled[0], name=f"{name} train"), replace(labeled[1], name=f"{name} test")

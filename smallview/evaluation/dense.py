@@ -55,10 +55,13 @@ def iou(counts: Tensor) -> tuple[float, list[float]]:
 
 def majority(masks: Tensor, classes: int, height: int, width: int) -> Tensor:
     """The most frequent class of each place, int64 [N, h, w], of masks [N, S, S]; ignored where most of the place is."""
-    codes = torch.where(masks == IGNORED, classes, masks.long())
-    shares = F.adaptive_avg_pool2d(F.one_hot(codes, classes + 1).permute(0, 3, 1, 2).float(), (height, width))
-    found = shares.argmax(1)
-    return torch.where(found == classes, IGNORED, found)
+    best = torch.full((len(masks), height, width), -1.0)
+    found = torch.zeros(len(masks), height, width, dtype=torch.int64)
+    for code in (*range(classes), IGNORED):  # one class at a time: all at once are large for many classes
+        share = F.adaptive_avg_pool2d((masks == code).float(), (height, width))
+        found = torch.where(share > best, code, found)
+        best = torch.maximum(share, best)
+    return found
 
 
 def foreground_of(scores: Tensor) -> Tensor:
@@ -113,10 +116,10 @@ class Dense:
         if classes < 2:
             raise DataError(f"the masks of {bench.train.name} have one class; wanted two or more")
         side = self.side or max(16, min(LARGEST, 4 * max(bench.train_size, 1)))
-        x, y = self._drawn(who, bench, side, classes)
+        x, y, owners = self._drawn(who, bench, side, classes)
         if len(torch.unique(y)) < 2:
             raise DataError(f"the drawn places of {bench.train.name} are all of one class; wanted masks with two or more")
-        probe = fit_linear(x, y, classes, seed=bench.seed, penalties=self.penalties)
+        probe = fit_linear(x, y, classes, seed=bench.seed, penalties=self.penalties, groups=owners)
         by_linear, by_neighbours = (
             torch.zeros(classes, classes, dtype=torch.int64),
             torch.zeros(classes, classes, dtype=torch.int64),
@@ -165,10 +168,13 @@ class Dense:
         )
         return out
 
-    def _drawn(self, who: Contestant, bench: Bench, side: int, classes: int) -> tuple[Tensor, Tensor]:
-        """Training places: features [P, F] and classes int64 [P], as many of each picture."""
+    def _drawn(self, who: Contestant, bench: Bench, side: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Training places: features [P, F], classes int64 [P] and their pictures int64 [P].
+
+        As many of each picture, and a part of those where the pictures are more.
+        """
         each = max(1, self.places // max(1, len(bench.train)))
-        xs, ys, number = [], [], 0
+        xs, ys, owners, number = [], [], [], 0
         for masks, maps in _maps(who, bench, bench.train, side):
             codes = majority(masks, classes, *maps.shape[2:])
             for features, code in zip(maps.flatten(2).transpose(1, 2), codes.flatten(1), strict=True):
@@ -177,8 +183,13 @@ class Dense:
                 chosen = usable[torch.from_numpy(order)]
                 xs.append(features[chosen])
                 ys.append(code[chosen])
+                owners.append(torch.full((len(chosen),), number))
                 number += 1
-        return torch.cat(xs), torch.cat(ys)
+        x, y, owner = torch.cat(xs), torch.cat(ys), torch.cat(owners)
+        if len(x) <= self.places:
+            return x, y, owner
+        kept = torch.from_numpy(generator(bench.seed, "dense places").permutation(len(x))[: self.places])
+        return x[kept], y[kept], owner[kept]
 
     def _fronts(self, who: Contestant, bench: Bench, side: int, mean: Tensor, direction: Tensor) -> list[float]:
         """Foreground IoU of each test picture that has a foreground; any class above 0 is one."""

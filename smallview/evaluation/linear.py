@@ -181,8 +181,21 @@ def held_out(labels: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rest), torch.from_numpy(held)
 
 
-def _loss(scores: Tensor, truth: Tensor) -> float:
-    """What is smallest for the best penalty: errors of classes, cross-entropy of labels, squared error of numbers."""
+def _held_groups(groups: Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(rest, held out) positions, a seeded `part` of the groups whole; nothing held out where there is one group."""
+    known = torch.unique(groups).numpy()
+    n = min(len(known) - 1, max(1, round(part * len(known))))
+    taken = torch.from_numpy(np.isin(groups.numpy(), generator(seed, "held out groups").permutation(known)[:n]))
+    return torch.nonzero(~taken)[:, 0], torch.nonzero(taken)[:, 0]
+
+
+def _loss(scores: Tensor, truth: Tensor, smooth: bool) -> float:
+    """What is smallest for the best penalty: errors of classes, cross-entropy of labels, squared error of numbers.
+
+    smooth: cross-entropy of classes too, for few groups tie in their errors.
+    """
+    if truth.dim() == 1 and smooth:
+        return float(torch.nn.functional.cross_entropy(scores.double(), truth))
     if truth.dim() == 1:
         return float((scores.argmax(1) != truth).double().mean())
     if truth.dtype == torch.bool:
@@ -191,12 +204,20 @@ def _loss(scores: Tensor, truth: Tensor) -> float:
 
 
 def fit_linear(
-    features: Tensor, labels: Tensor, classes: int, *, seed: int, penalties: tuple[float, ...] = PENALTIES, steps: int = 200
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    seed: int,
+    penalties: tuple[float, ...] = PENALTIES,
+    steps: int = 200,
+    groups: Tensor | None = None,
 ) -> LinearProbe:
     """Fit the probe: standardise, choose the penalty on a held-out tenth of the training part, refit on all of it.
 
     features [N, F]; labels int64 [N], bool [N, K] (a logistic loss of each label), or float [N, D] (ridge regression). The test
-    part is never looked at. Of equal penalties the strongest wins.
+    part is never looked at. Of equal penalties the strongest wins. groups int64 [N]: rows that belong together, such as the
+    places of one picture; the tenth is then one of groups, whole.
 
     Example:
         >>> x = torch.tensor([[-1.0], [-0.9], [1.0], [0.9]] * 5)
@@ -217,7 +238,7 @@ def fit_linear(
             return fit_numbers(part, truth, penalty, outer)
         return fit_logistic(part, truth, classes, penalty, start, steps, outer)
 
-    rest, held = held_out(labels, 0.1, seed)
+    rest, held = held_out(labels, 0.1, seed) if groups is None else _held_groups(groups, 0.1, seed)
     ordered = sorted(penalties, reverse=True)
     chosen = ordered[0]
     whole = gram(rows)
@@ -231,7 +252,7 @@ def fit_linear(
             part = _Rows(rows.features[rest])
         for penalty in ordered:  # from the strongest on: each fit starts where the last one ended
             start = fit(part, truth, penalty, start, outer)
-            loss = _loss(asked @ start[0] + start[1], labels[held])
+            loss = _loss(asked @ start[0] + start[1], labels[held], smooth=groups is not None)
             if loss < best:
                 best, chosen = loss, penalty
     weight, bias = fit(rows, labels, chosen, None, whole)

@@ -20,15 +20,21 @@ NEAR = 32  # a mask stored as JPEG is not quite 0 and 255
 Mask = npt.NDArray[np.uint8]
 
 
-def read_masks(given: Any, part: Labeled, flag: str) -> list[Mask]:
-    """One mask uint8 [H, W] for every picture of a part, in its order.
+def read_masks(given: Sequence[Any], parts: Sequence[Labeled], flags: Sequence[str]) -> list[list[Mask]]:
+    """One mask uint8 [H, W] for every picture of every part, in order; what 255 means is decided over all parts.
 
-    given: a folder of pictures of masks whose paths are those of the pictures but for the ending, or masks as arrays [H, W]. Of masks with
-    0 and 255 alone, 255 is the foreground; in others 255 is ignored.
+    given, one for each part: a folder of pictures of masks whose paths are those of the pictures but for the ending, or masks as
+    arrays [H, W]. Of masks with 0 and 255 alone, 255 is the foreground; in others 255 is ignored.
 
     Raises:
         DataError: a picture without a mask, or masks that are none.
     """
+    read = [_read(one, part, flag) for one, part, flag in zip(given, parts, flags, strict=True)]
+    whole = _foreground([mask for masks in read for mask in masks])
+    return [[whole.pop(0) for _ in masks] for masks in read]
+
+
+def _read(given: Any, part: Labeled, flag: str) -> list[Mask]:
     if isinstance(given, (str, os.PathLike)):
         masks = _from_folder(Path(given), part, flag)
     elif isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim == 3):
@@ -37,7 +43,7 @@ def read_masks(given: Any, part: Labeled, flag: str) -> list[Mask]:
         raise DataError(f"{flag} is a {type(given).__name__}; wanted a folder, or a list of masks [H, W]")
     if len(masks) != len(part):
         raise DataError(f"{len(masks):,} masks for {len(part):,} pictures of {part.name}; wanted one each")
-    return _foreground(masks)
+    return masks
 
 
 def _foreground(masks: list[Mask]) -> list[Mask]:

@@ -51,7 +51,8 @@ class DetectionBackbone(nn.Module):
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                seen[name] = output
+                # a copy: what comes next may write into it
+                seen[name] = output.clone()
 
             return hook
 
@@ -67,8 +68,7 @@ class DetectionBackbone(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        # a later layer may write into a stage's output, so what comes next gets a copy
-        maps = OrderedDict((level, seen[name].clone()) for level, (name, _, _) in zip(self.levels, self._stages, strict=True))
+        maps = OrderedDict((level, seen[name]) for level, (name, _, _) in zip(self.levels, self._stages, strict=True))
         made: OrderedDict[str, Tensor] = self.pyramid(maps)
         return made
 
@@ -102,7 +102,7 @@ def _levels(encoder: nn.Module, config: EncoderConfig) -> list[tuple[str, int, i
 
 
 def detection_backbone(
-    encoder: nn.Module, config: EncoderConfig, *, out_channels: int = 128, frozen: bool = False
+    encoder: nn.Module, config: EncoderConfig, *, out_channels: int = 128, frozen: bool = False, seed: int = 0
 ) -> DetectionBackbone:
     """The encoder with a feature pyramid, as a backbone for torchvision's detection models.
 
@@ -116,11 +116,20 @@ def detection_backbone(
         >>> {name: tuple(level.shape) for name, level in backbone(torch.zeros(1, 3, 64, 64)).items()}
         {'0': (1, 16, 32, 32), '1': (1, 16, 16, 16), '2': (1, 16, 8, 8)}
     """
-    return DetectionBackbone(encoder, config, out_channels, frozen)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "pyramid weights"))
+        return DetectionBackbone(encoder, config, out_channels, frozen)
 
 
-def detector(backbone: DetectionBackbone, config: EncoderConfig, *, classes: int = 1, side: int = 128) -> nn.Module:
-    """Torchvision's Faster R-CNN on the backbone, for so many classes beside the background; pictures in [0, 1] are resized to `side`."""
+@torch.random.fork_rng(devices=[])
+def detector(
+    backbone: DetectionBackbone, config: EncoderConfig, *, classes: int = 1, side: int = 128, seed: int = 0
+) -> nn.Module:
+    """Torchvision's Faster R-CNN on the backbone, for so many classes beside the background; pictures in [0, 1] are resized to `side`.
+
+    What it adds to the backbone starts from weights that depend on the seed alone.
+    """
+    torch.manual_seed(derive(seed, "detector weights"))
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.ops import MultiScaleRoIAlign
@@ -131,8 +140,8 @@ def detector(backbone: DetectionBackbone, config: EncoderConfig, *, classes: int
         num_classes=classes + 1,
         min_size=side,
         max_size=2 * side,
-        image_mean=list(config.mean),
-        image_std=list(config.std),
+        image_mean=list(config.mean or (0.5,) * config.in_channels),
+        image_std=list(config.std or (0.25,) * config.in_channels),
         rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
         box_roi_pool=MultiScaleRoIAlign(backbone.levels, output_size=5, sampling_ratio=2),
         # proposals for pictures of few things: torchvision's own numbers are for COCO, and take most of the time on a CPU
@@ -245,11 +254,18 @@ def average_precision(
 
     Source: Everingham et al., 2010, without the eleven points.
 
+    Raises:
+        DataError: unequally many pictures, or no true box at all.
+
     Example:
         >>> box = np.array([[0.0, 0.0, 4.0, 4.0]], np.float32)
         >>> average_precision([(box, np.array([0.9], np.float32))], [box])
         100.0
     """
+    if len(found) != len(boxes):
+        raise DataError(
+            f"boxes found in {len(found):,} pictures and true ones of {len(boxes):,}; wanted one list for each picture"
+        )
     total = sum(len(real) for real in boxes)
     if total == 0:
         raise DataError("there is no true box to find; wanted one or more")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from smallview.errors import DataError
 from smallview.evaluation.bench import Bench, Contestant, Labeled, pixels
 from smallview.evaluation.dense import Dense, confusion, foreground_of, iou, majority
-from smallview.evaluation.features import Judged
+from smallview.evaluation.features import Judged, weights_hash
 from smallview.evaluation.judge import judge
 from smallview.evaluation.masks import read_masks
 from smallview.networks.encoders import EncoderConfig, build_encoder
@@ -109,6 +111,38 @@ def test_training_labels_alone_decide_the_probes_and_none_the_component(packed: 
     assert swapped["dense first component IoU %"] == right["dense first component IoU %"]
 
 
+def test_places_are_bounded_even_where_pictures_are_more(packed: Pack) -> None:
+    train, test = parts(packed)
+    who = Contestant("encoder", Planted().eval(), CONFIG, "x")
+    figures = Dense(side=64, places=10).measure(who, Bench(train, test))  # 12 pictures
+    assert figures[0].settings["places"] == 10
+
+
+def test_people_stand_out_on_photos(packed: Pack) -> None:
+    root = os.environ.get("SMALLVIEW_DATA")
+    if root is None or not (Path(root) / "people-masks").is_dir():
+        pytest.skip("SMALLVIEW_DATA is unset or holds no people-masks/: dense probes see no photos")
+    spec: Any = importlib.util.spec_from_file_location("load", Path(root) / "load.py")
+    load = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(load)
+    both = []
+    for pairs in (load.people_masks()[:160:8], load.people_masks()[160:240:8]):
+        read = [load.read_pair(*pair) for pair in pairs]
+        pictures = [np.ascontiguousarray(picture[::4, ::4]) for picture, _ in read]
+        masks = [np.ascontiguousarray(np.asarray(truth)[::4, ::4] > 0).astype(np.uint8) for _, truth in read]
+        both.append(Labeled(packed(pictures), None, "people", masks=masks))
+    net, config = build_encoder("dense_small", size=32)
+    config = replace(config, mean=(0.5,) * 3, std=(0.25,) * 3)
+    before = weights_hash(net)
+    found = {
+        f.metric: f.value
+        for f in Dense(places=2_000).measure(Contestant("untrained", net.eval(), config, "x"), Bench(*both, train_size=32))
+    }
+    truth = torch.cat([torch.from_numpy(mask).flatten() for mask in both[1].masks or ()])
+    assert found["dense linear mIoU %"] > iou(confusion(torch.zeros_like(truth), truth, 2))[0]  # of the background everywhere
+    assert 0.0 < found["dense first component IoU %"] < 100.0 and weights_hash(net) == before
+
+
 def test_floors_and_rows(packed: Pack) -> None:
     net, config = build_encoder("dense_small", size=16)
     config = replace(config, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -142,24 +176,31 @@ def test_masks_in_a_folder_are_found_by_name(packed: Pack, tmp_path: Path) -> No
     (tmp_path / "deep").mkdir()
     Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).save(tmp_path / "deep" / "a.png")
     Image.fromarray(np.full((2, 2, 3), 255, np.uint8)).save(tmp_path / "b.bmp")
-    masks = read_masks(tmp_path, named(packed, ["deep/a.jpg", "x/b.jpeg"]), "--train-masks")
+    masks = read_masks([tmp_path], [named(packed, ["deep/a.jpg", "x/b.jpeg"])], ["--train-masks"])[0]
     assert masks[0].tolist() == [[0, 1], [1, 0]] and masks[1].tolist() == [[1, 1], [1, 1]]
     with pytest.raises(DataError, match=r"no mask for c.jpg"):
-        read_masks(tmp_path, named(packed, ["c.jpg"]), "--train-masks")
+        read_masks([tmp_path], [named(packed, ["c.jpg"])], ["--train-masks"])[0]
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"c.png cannot be read"):
-        read_masks(tmp_path, named(packed, ["c.jpg"]), "--train-masks")
+        read_masks([tmp_path], [named(packed, ["c.jpg"])], ["--train-masks"])[0]
     with pytest.raises(DataError, match="there is no folder"):
-        read_masks(tmp_path / "none", named(packed, ["c.jpg"]), "--train-masks")
+        read_masks([tmp_path / "none"], [named(packed, ["c.jpg"])], ["--train-masks"])[0]
+
+
+def test_what_255_means_is_decided_over_both_parts(packed: Pack) -> None:
+    one, two = np.array([[0, 1, 255]], np.uint8), np.array([[0, 255, 255]], np.uint8)
+    part = named(packed, ["a"])
+    train, test = read_masks([[one], [two]], [part, part], ["train", "test"])
+    assert train[0].tolist() == [[0, 1, 255]] and test[0].tolist() == [[0, 255, 255]]
 
 
 def test_masks_as_arrays(packed: Pack) -> None:
     part = named(packed, ["a", "b"])
     classes = [np.array([[0, 1], [2, 255]], np.uint8), np.array([[0, 0], [0, 0]], np.int64)]
-    assert read_masks(classes, part, "masks")[0].tolist() == [[0, 1], [2, 255]]
-    assert read_masks([np.eye(2, dtype=bool)] * 2, part, "masks")[0].tolist() == [[1, 0], [0, 1]]
+    assert read_masks([classes], [part], ["masks"])[0][0].tolist() == [[0, 1], [2, 255]]
+    assert read_masks([[np.eye(2, dtype=bool)] * 2], [part], ["masks"])[0][0].tolist() == [[1, 0], [0, 1]]
     noisy = np.concatenate([np.arange(20), np.arange(235, 256)]).astype(np.uint8)[None]
-    assert read_masks([noisy] * 2, part, "masks")[0].sum() == 21
+    assert read_masks([[noisy] * 2], [part], ["masks"])[0][0].sum() == 21
     for given, told in (
         ([classes[0]], "1 masks for 2"),
         ([np.zeros((2, 2, 3))] * 2, "float64"),
@@ -167,4 +208,4 @@ def test_masks_as_arrays(packed: Pack) -> None:
         (3, "a folder"),
     ):
         with pytest.raises(DataError, match=told):
-            read_masks(given, part, "masks")
+            read_masks([given], [part], ["masks"])[0]

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from smallview.evaluation import linear as module
 from smallview.evaluation.linear import PENALTIES, fit_linear, fit_logistic, held_out
 
 
@@ -99,3 +100,13 @@ def test_scale_and_shift_of_the_features_do_not_matter(scale: float, shift: floa
 def test_very_few_pictures(n: int) -> None:
     x, y = problem(n=n, classes=2)
     assert bool(torch.isfinite(fit_linear(x, y, 2, seed=0).weight).all())
+
+
+def test_groups_are_held_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = torch.arange(30).repeat_interleave(5)
+    rest, held = module._held_groups(owners, 0.1, 0)
+    assert sorted([*rest.tolist(), *held.tolist()]) == list(range(150)) and len(held) == 15
+    assert not set(owners[rest].tolist()) & set(owners[held].tolist())
+    # noise whose rows repeat within a group: only what is told on other groups counts, so the strongest penalty is right
+    base, labels = torch.randn(30, 40, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    assert fit_linear(base[owners], labels[owners], 3, seed=0, groups=owners).penalty == max(PENALTIES)

@@ -72,6 +72,53 @@ def test_average_precision_by_hand() -> None:
         average_precision([nothing], [np.zeros((0, 4), np.float32)])
 
 
+def slow_average_precision(found: list, boxes: list, overlap: float) -> float:
+    ranked = sorted(((float(s), i, j) for i, (_, scores) in enumerate(found) for j, s in enumerate(scores)), reverse=True)
+    taken, points, hits = set(), [], 0
+    for rank, (_, i, j) in enumerate(ranked, 1):
+        best, which = -1.0, -1
+        a = [float(value) for value in found[i][0][j]]
+        for k, b in enumerate(boxes[i].astype(float)):
+            shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+            if shared / union > best:
+                best, which = shared / union, k
+        if best >= overlap and (i, which) not in taken:
+            taken.add((i, which))
+            hits += 1
+        points.append((hits / sum(map(len, boxes)), hits / rank))
+    area, before = 0.0, 0.0
+    for recall in sorted({point[0] for point in points}):
+        area += (recall - before) * max(precision for r, precision in points if r >= recall)
+        before = recall
+    return 100.0 * area
+
+
+def test_average_precision_is_the_slow_loop() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        corners = random.uniform(0, 20, (4, 3, 2))
+        real = list(np.concatenate([corners, corners + random.uniform(5, 15, (4, 3, 2))], 2).astype(np.float32))
+        found = [((b[[0, 0, 1, 2]] + random.normal(0, 1, (4, 4))).astype(np.float32), random.random(4)) for b in real]
+        for overlap in (0.5, 0.75):
+            assert average_precision(found, real, overlap) == pytest.approx(
+                slow_average_precision(found, real, overlap), abs=1e-3
+            )
+    with pytest.raises(DataError, match="one list for each"):
+        average_precision(found[:3], real)
+
+
+def test_levels_are_what_the_stages_gave_even_where_the_next_layer_overwrites_it() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1))
+    net.append(nn.Flatten()).eval()
+    backbone = detection_backbone(net, EncoderConfig("custom:x", "standard", 3, 64, 8), out_channels=4)
+    seen: dict[str, torch.Tensor] = {}
+    backbone.pyramid.register_forward_pre_hook(lambda module, inputs: seen.update(inputs[0]))
+    images = torch.randn(1, 3, 64, 64)
+    backbone(images)
+    assert torch.equal(seen["0"], net[0](images)) and bool((seen["0"] < 0).any())
+
+
 def squares(n: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     random = np.random.default_rng(seed)
     pictures, boxes = [], []
@@ -88,7 +135,6 @@ def test_a_short_fine_tune_lowers_the_loss_and_repeats() -> None:
     pictures, boxes = squares(4, 0)
     losses = []
     for steps in (8, 8):
-        torch.manual_seed(0)
         net, config = encoder("dense_small")
         model = detector(detection_backbone(net, config, out_channels=16), config, side=48)
         losses.append(fine_tune_detector(model, pictures, boxes, steps=steps, batch_size=2, lr=0.03))
