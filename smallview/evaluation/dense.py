@@ -6,7 +6,7 @@ Legend: N pictures, F features, h x w places of a map, S the side of a view, K c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from smallview.errors import DataError
 from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.knn import knn_votes, nearest
-from smallview.evaluation.linear import PENALTIES, fit_linear
+from smallview.evaluation.linear import PENALTIES, LinearProbe, fit_linear
 from smallview.evaluation.metrics import Figure, Kind
+from smallview.evaluation.robust import SEVERITIES, Corrupted, check_severities, names_of
 from smallview.networks.feature_maps import feature_map
 from smallview.networks.modes import evaluating
 from smallview.seeds import generator
@@ -84,7 +85,8 @@ class Dense:
     """Segmentation on frozen feature maps, mean intersection over union; and the foreground by the first component, without labels.
 
     side: of the whole picture's view in pixels; None is four times the encoder's own, 224 at most. k: neighbours of a place. places:
-    training places that the probes see at most.
+    training places that the probes see at most. corruptions: as in `robust`, for the linear probe's test pictures; without
+    elastic_transform, which moves what the masks mark.
 
     Source: the two probes as in dense evaluations of self-supervised encoders; the first component as in Amir et al., 2021.
     """
@@ -93,6 +95,8 @@ class Dense:
     k: int = 20
     places: int = 20_000
     penalties: tuple[float, ...] = PENALTIES
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = SEVERITIES
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
     contestants: ClassVar[tuple[str, ...]] = ("encoder", "pixels", "untrained")
@@ -102,6 +106,8 @@ class Dense:
             raise ValueError(f"side is {self.side}; wanted 16 to 1024 pixels")
         if self.k < 1 or self.places < 10:
             raise ValueError(f"k is {self.k} and places {self.places}; wanted 1 and 10 or more")
+        names_of(self.corruptions)
+        check_severities(self.severities)
 
     def measure(self, who: Contestant, bench: Bench) -> list[Figure]:
         """Mean IoU of both probes and foreground IoU of the first component.
@@ -162,11 +168,39 @@ class Dense:
             Figure(f"{text}; {words}", f"dense {name} mIoU %", iou(counts)[0], {**settings, **more, "by_class": iou(counts)[1]})
             for name, counts, words, more in found
         ]
+        if self.corruptions:
+            out.append(self._corrupted(who, bench, side, classes, probe, f"{text}; {found[0][2]}", settings))
         words = "the first principal component of all test places above 0, its sign by the border alone; no label; mean over pictures"
         out.append(
             Figure(f"{text}; {words}", "dense first component IoU %", round(100.0 * float(np.mean(fronts)), 4), settings)
         )
         return out
+
+    def _corrupted(
+        self, who: Contestant, bench: Bench, side: int, classes: int, probe: LinearProbe, text: str, settings: dict[str, Any]
+    ) -> Figure:
+        """The linear probe on corrupted test pictures: the mean over corruptions of the mean IoU over severities."""
+        names = [name for name in names_of(self.corruptions) if name != "elastic_transform"]
+        means = {}
+        for name in names:
+            bench.say(f"dense: {who.name}: {name}")
+            found = []
+            for severity in self.severities:
+                pictures = Corrupted(bench.test.pictures, np.arange(len(bench.test)), name, severity, bench.seed)
+                counts = torch.zeros(classes, classes, dtype=torch.int64)
+                for masks, maps in _maps(who, bench, replace(bench.test, pictures=pictures), side):
+                    n, f, h, w = maps.shape
+                    scores = probe.scores(maps.permute(0, 2, 3, 1).reshape(-1, f)).view(n, h, w, classes)
+                    counts += confusion(_enlarged(scores, side), masks, classes)
+                found.append(iou(counts)[0])
+            means[name] = round(float(np.mean(found)), 4)
+        said = f"{text}; test pictures corrupted as packed ({', '.join(names)}), severities {self.severities}, mean over them"
+        return Figure(
+            said,
+            "dense corrupted linear mIoU %",
+            round(float(np.mean(list(means.values()))), 4),
+            {**settings, "by_corruption": means},
+        )
 
     def _drawn(self, who: Contestant, bench: Bench, side: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
         """Training places: features [P, F], classes int64 [P] and their pictures int64 [P].

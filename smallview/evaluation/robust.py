@@ -26,6 +26,30 @@ HELD = 2**30  # bytes of corrupted pictures that are kept for the next contestan
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
+def names_of(corruptions: tuple[str, ...]) -> tuple[str, ...]:
+    """The corruptions that names and `common` (fifteen) and `all` (nineteen) stand for, each once.
+
+    Raises:
+        ValueError: a name that there is not.
+
+    Example:
+        >>> names_of(("fog", "fogg"))
+        Traceback (most recent call last):
+        ValueError: no corruption is called "fogg"; did you mean "fog"?
+    """
+    sets = {"common": CORRUPTIONS, "all": (*CORRUPTIONS, *EXTRA)}
+    for name in corruptions:
+        if name not in (*sets, *CORRUPTIONS, *EXTRA):
+            raise ValueError(f'no corruption is called "{name}"{suggest(name, (*sets, *CORRUPTIONS, *EXTRA))}')
+    return tuple(dict.fromkeys(name for one in corruptions for name in sets.get(one, (one,))))
+
+
+def check_severities(severities: tuple[int, ...]) -> None:
+    """Whether these are some of 1 to 5, else ValueError."""
+    if not severities or any(severity not in SEVERITIES for severity in severities):
+        raise ValueError(f"severities are {severities}; wanted some of 1 to 5")
+
+
 class Corrupted:
     """Some pictures of a set, corrupted when asked for: the same for everyone who asks with the same seed."""
 
@@ -83,18 +107,14 @@ class Robust:
     contestants: ClassVar[tuple[str, ...]] = ("encoder", "pixels", "untrained")
 
     def __post_init__(self) -> None:
-        for name in self.corruptions:
-            if name not in ("common", "all", *CORRUPTIONS, *EXTRA):
-                raise ValueError(f'no corruption is called "{name}"{suggest(name, ("common", "all", *CORRUPTIONS, *EXTRA))}')
-        if not self.severities or any(severity not in SEVERITIES for severity in self.severities):
-            raise ValueError(f"severities are {self.severities}; wanted some of 1 to 5")
+        names_of(self.corruptions)
+        check_severities(self.severities)
         if self.pictures < 1:
             raise ValueError(f"pictures is {self.pictures}; wanted 1 or more")
 
     def names(self) -> tuple[str, ...]:
         """The corruptions themselves."""
-        sets = {"common": CORRUPTIONS, "all": (*CORRUPTIONS, *EXTRA)}
-        return tuple(dict.fromkeys(name for one in self.corruptions for name in sets.get(one, (one,))))
+        return names_of(self.corruptions)
 
     def measure(self, who: Contestant, bench: Bench) -> list[Figure]:
         """Mean top-1 over corruptions, each corruption's, the same pictures clean, and each shifted part's.

@@ -143,6 +143,16 @@ def test_people_stand_out_on_photos(packed: Pack) -> None:
     assert 0.0 < found["dense first component IoU %"] < 100.0 and weights_hash(net) == before
 
 
+def test_corrupted_places_are_told_apart_less(packed: Pack) -> None:
+    bench, who = Bench(*parts(packed), train_size=16), Contestant("encoder", Planted().eval(), CONFIG, "x")
+    dense = Dense(side=64, corruptions=("contrast", "brightness", "elastic_transform"), severities=(5,))
+    found = {f.metric: f for f in dense.measure(who, bench)}
+    clean, corrupted = found["dense linear mIoU %"], found["dense corrupted linear mIoU %"]
+    assert set(corrupted.settings["by_corruption"]) == {"contrast", "brightness"} and corrupted.value < clean.value - 10.0
+    with pytest.raises(ValueError, match="no corruption is called"):
+        Dense(corruptions=("mist",))
+
+
 def test_floors_and_rows(packed: Pack) -> None:
     net, config = build_encoder("dense_small", size=16)
     config = replace(config, mean=(0.5,) * 3, std=(0.25,) * 3)
