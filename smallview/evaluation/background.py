@@ -38,11 +38,13 @@ def paste(
     seed: int,
     purpose: str,
     size: int = 32,
+    classes: int | None = None,
 ) -> Bytes:
     """Objects uint8 [N, H, W], wherever they are above 0, in the middle of square patches of photographs [h, w, 3]: uint8 [N, S, S, 3].
 
     The photographs are dealt out to the classes, so that no two share one. With probability `correlation` an object stands before a
-    photograph of its own class, else before one of any class. Picture i depends on (seed, purpose, i) alone.
+    photograph of its own class, else before one of any class. Picture i depends on (seed, purpose, i) alone. classes: how many share
+    the photographs, from the labels unless given.
 
     Raises:
         DataError: fewer photographs than classes, objects that are larger than the pictures, or photographs without colour.
@@ -54,7 +56,7 @@ def paste(
         >>> out.shape, out[0, 3, 3].tolist(), out[0, 0, 0].tolist()
         ((1, 8, 8, 3), [200, 200, 200], [7, 7, 7])
     """
-    classes = int(labels.max()) + 1
+    classes = int(labels.max()) + 1 if classes is None else classes
     if len(photographs) < classes:
         raise DataError(f"{len(photographs)} photographs for {classes} classes; wanted one for each class at least")
     if objects.ndim != 3 or max(objects.shape[1:]) > size:
@@ -103,6 +105,8 @@ def background_shift(
     Source: the question is that of Xiao et al., 2020 (Noise or Signal), which ReLICv2 claims to answer better than its peers; the
     pictures are of this library.
     """
+    # of both parts: a test part without the last class must not deal the photographs anew
+    classes = 1 + max(int(np.max(labels)) for _, labels in (train, test))
     parts = []
     for (objects, labels), share, purpose in (
         (train, correlation, "train"),
@@ -110,6 +114,6 @@ def background_shift(
         (test, 0.0, "shuffled"),
     ):
         numbers = np.asarray(labels, np.int64)
-        made = paste(objects, numbers, photographs, correlation=share, seed=seed, purpose=purpose, size=size)
+        made = paste(objects, numbers, photographs, correlation=share, seed=seed, purpose=purpose, size=size, classes=classes)
         parts.append((made, numbers))
     return BackgroundShift(*parts)

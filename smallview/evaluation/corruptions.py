@@ -37,8 +37,8 @@ def corrupt(
 
     Example:
         >>> gray = np.full((1, 32, 32, 3), 128, np.uint8)
-        >>> int(corrupt(gray, "brightness", 5, seed=0, numbers=np.array([0]))[0, 0, 0, 0])
-        204
+        >>> int(corrupt(gray, "brightness", 1, seed=0, numbers=np.array([0]))[0, 0, 0, 0])
+        141
     """
     if name not in _MADE:
         raise UsageError(f'no corruption is called "{name}"{suggest(name, _MADE)}')
@@ -86,17 +86,26 @@ def _blurred(x: npt.NDArray[Any], sigma: float) -> npt.NDArray[Any]:
     return out
 
 
+def _left(sigma: float) -> float:
+    """What a Gaussian blur leaves of the deviation of white noise."""
+    weights = np.exp(-0.5 * (np.arange(-int(4 * sigma + 1), int(4 * sigma + 2)) / max(sigma, 1e-6)) ** 2)
+    return float((weights**2).sum() / weights.sum() ** 2)
+
+
 def _gaussian_blur(x: Pixels, c: float, draw: Draw, scale: float) -> Pixels:
     return _blurred(x, c * scale)
 
 
-def _disk(radius: float, alias: float) -> npt.NDArray[np.float32]:
+def _disk(radius: float, alias: float, scale: float = 1.0) -> npt.NDArray[np.float32]:
     """A disk of that radius, its edge smoothed: sums to 1."""
     from scipy import ndimage
 
-    reach = np.arange(-8, 9) if radius <= 8 else np.arange(-int(radius), int(radius) + 1)
-    disk = (reach[:, None] ** 2 + reach[None, :] ** 2 <= radius**2).astype(np.float32)
-    window = 1 if radius <= 8 else 2  # the smoothing's own window: 3 x 3, or 5 x 5 for large disks
+    window = 1 if radius <= 8 else 2  # the smoothing's own: 3 x 3, or 5 x 5 for large disks
+    reach = int(np.ceil(radius * scale)) + window
+    parts = 1 if scale == 1.0 else 9  # a disk of another size than the published is drawn by area: 0.9 pixels are no point
+    places = (np.arange((2 * reach + 1) * parts) + 0.5) / parts - 0.5 - reach
+    inside = places[:, None] ** 2 + places[None, :] ** 2 <= (radius * scale) ** 2
+    disk = inside.reshape(2 * reach + 1, parts, 2 * reach + 1, parts).mean((1, 3), dtype=np.float32)
     smooth = ndimage.gaussian_filter(disk / disk.sum(), alias, radius=window)
     kept: npt.NDArray[np.float32] = (smooth / smooth.sum()).astype(np.float32)
     return kept
@@ -113,55 +122,62 @@ def _convolved(x: Pixels, kernels: npt.NDArray[np.float32]) -> Pixels:
 
 
 def _defocus_blur(x: Pixels, c: tuple[float, float], draw: Draw, scale: float) -> Pixels:
-    kernel = _disk(c[0] * scale, c[1])
+    kernel = _disk(c[0], c[1], scale)
     return _convolved(x, np.broadcast_to(kernel, (len(x), *kernel.shape)).copy())
 
 
 @cache
-def _swaps() -> Callable[..., None]:
+def _shifts() -> Callable[..., None]:
     from numba import njit
 
     @njit(cache=False)
-    def swaps(x: Any, moves: Any, reach: int) -> None:  # pragma: no cover - compiled
+    def shifts(x: Any, moves: Any, reach: int) -> None:  # pragma: no cover - compiled
         height, width = x.shape[0], x.shape[1]
         for turn in range(moves.shape[0]):
-            for h in range(height - reach - 1, reach - 1, -1):
-                for w in range(width - reach - 1, reach - 1, -1):
+            for h in range(height - reach, reach, -1):
+                for w in range(width - reach, reach, -1):
                     h2, w2 = h + moves[turn, h, w, 0], w + moves[turn, h, w, 1]
                     for k in range(x.shape[2]):
-                        x[h, w, k], x[h2, w2, k] = x[h2, w2, k], x[h, w, k]
+                        x[h, w, k] = x[h2, w2, k]
 
-    made: Callable[..., None] = swaps
+    made: Callable[..., None] = shifts
     return made
 
 
 def _glass_blur(x: Pixels, c: tuple[float, int, int], draw: Draw, scale: float) -> Pixels:
     sigma, reach, turns = c[0] * scale, max(1, round(c[1] * scale)), c[2]
     out = _blurred(x, sigma).astype(np.float32)
-    swap = _swaps()
+    shift = _shifts()  # not swaps, which carry a pixel across the picture: the published pictures were made by copies
     for i in range(len(x)):
         # from -reach to reach - 1, as published
         moves = draw(i).integers(-reach, reach, (turns, *x.shape[1:3], 2))
-        swap(out[i], moves, reach)
+        shift(out[i], moves, reach)
     return _blurred(out, sigma)
 
 
-def _motion_kernels(angles: npt.NDArray[np.float64], radius: float, sigma: float) -> npt.NDArray[np.float32]:
-    """One-sided lines of Gaussian weight from the middle, in the direction of each angle: [B, k, k]."""
-    reach = max(1, round(radius))
+def _moved(x: Pixels, angles: npt.NDArray[np.float64], radius: float, sigma: float) -> Pixels:
+    """Each picture averaged along its own angle, to one side, with Gaussian weights; borders repeated.
+
+    Source: ImageMagick's motion blur, whose kernel of radius r has 2 r + 1 weights, all on that side.
+    """
+    reach = 2 * max(1, int(np.ceil(radius)))
     taps = np.arange(reach + 1)
-    weights = np.exp(-0.5 * (taps / max(sigma, 1e-6)) ** 2)
-    weights = weights / weights.sum()
-    kernels = np.zeros((len(angles), 2 * reach + 1, 2 * reach + 1), np.float32)
-    for kernel, angle in zip(kernels, np.deg2rad(angles), strict=True):
+    weights = np.exp(-0.5 * (taps / sigma) ** 2)
+    weights /= weights.sum()
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    out = np.zeros_like(x)
+    for i, angle in enumerate(np.deg2rad(angles)):
         rows, columns = np.rint(taps * np.sin(angle)).astype(int), np.rint(taps * np.cos(angle)).astype(int)
-        np.add.at(kernel, (reach + rows, reach + columns), weights)
-    return kernels
+        for weight, row, column in zip(weights.astype(np.float32), reach + rows, reach + columns, strict=True):
+            if weight > 1e-6:
+                out[i] += weight * padded[i, row : row + height, column : column + width]
+    return out
 
 
 def _motion_blur(x: Pixels, c: tuple[float, float], draw: Draw, scale: float) -> Pixels:
     angles = np.array([draw(i).uniform(-45.0, 45.0) for i in range(len(x))])
-    return _convolved(x, _motion_kernels(angles, c[0] * scale, c[1] * scale))
+    return _moved(x, angles, c[0] * scale, c[1] * scale)
 
 
 def _zoomed(x: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
@@ -204,7 +220,8 @@ def _plasma(random: np.random.Generator, side: int, decay: float) -> npt.NDArray
 
 def _fog(x: Pixels, c: tuple[float, float], draw: Draw, scale: float) -> Pixels:
     height, width = x.shape[1:3]
-    clouds = _each(x, lambda i: _plasma(draw(i), max(height, width), c[1])[:height, :width, None])
+    # squared: the published clouds multiply the wobble by itself
+    clouds = _each(x, lambda i: _plasma(draw(i), max(height, width), c[1] ** 2)[:height, :width, None])
     most = x.max((1, 2, 3), keepdims=True)
     out: Pixels = ((x + c[0] * clouds) * most / (most + c[0])).astype(np.float32)
     return out
@@ -236,7 +253,7 @@ def _snow(x: Pixels, c: tuple[float, ...], draw: Draw, scale: float) -> Pixels:
     layer = _zoomed(np.stack(layers).astype(np.float32), c[2])
     layer[layer < c[3]] = 0.0
     layer = np.clip(layer, 0.0, 1.0)
-    layer = _convolved(layer, _motion_kernels(np.array(angles), c[4] * scale, c[5] * scale))
+    layer = _moved(layer, np.array(angles), c[4] * scale, c[5] * scale)
     gray = x.mean(3, keepdims=True) if x.shape[3] != 3 else x @ np.array([[0.299], [0.587], [0.114]], np.float32)
     pale = c[6] * x + (1.0 - c[6]) * np.maximum(x, 1.5 * gray + 0.5)
     out: Pixels = (pale + layer + layer[:, ::-1, ::-1]).astype(np.float32)
@@ -245,7 +262,8 @@ def _snow(x: Pixels, c: tuple[float, ...], draw: Draw, scale: float) -> Pixels:
 
 def _spatter(x: Pixels, c: tuple[float, ...], draw: Draw, scale: float) -> Pixels:
     height, width = x.shape[1:3]
-    layer = _each(x, lambda i: draw(i).normal(c[0], c[1], (height, width)))
+    spread = c[1] * _left(c[2]) / _left(c[2] * scale)  # as many drops at every size
+    layer = _each(x, lambda i: draw(i).normal(c[0], spread, (height, width)))
     layer = np.stack([_blurred(one[None, :, :, None], c[2] * scale)[0, :, :, 0] for one in layer])
     if c[5]:  # mud
         drops = _blurred((layer > c[3]).astype(np.float32)[..., None], c[4] * scale)
@@ -258,11 +276,14 @@ def _spatter(x: Pixels, c: tuple[float, ...], draw: Draw, scale: float) -> Pixel
     drops = np.where(layer < c[3], 0.0, layer)
     lit = []
     for one in drops:  # drops are lit from one side, and fade with the distance from their edges
-        edge = ndimage.generic_gradient_magnitude(one, ndimage.sobel) > 0.2
+        edge = (one > 0) & ~ndimage.binary_erosion(one > 0)  # as thin as an edge detector's
         away = np.minimum(ndimage.distance_transform_edt(~edge), 20.0) if edge.any() else np.zeros_like(one)
         away = ndimage.uniform_filter(away, 3)
-        order = np.argsort(np.argsort(away, axis=None)).reshape(away.shape) / max(1, away.size - 1)
-        relief = ndimage.convolve(order, np.array([[-2.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]), mode="nearest")
+        levels = np.floor(away + 1e-9).astype(np.int64)
+        below = np.cumsum(np.bincount(levels.ravel()))  # the histogram evened out: equals stay equal, the lowest become 0
+        first = below[levels.min()]
+        order = ((below - first) / max(1, away.size - first))[levels]
+        relief = ndimage.correlate(order, np.array([[-2.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]), mode="nearest")
         lit.append(one * ndimage.uniform_filter(np.clip(relief, 0.0, 1.0), 3))
     mask = np.stack(lit)[..., None]
     mask = c[4] * mask / np.maximum(mask.max((1, 2, 3), keepdims=True), 1e-12)
@@ -315,7 +336,7 @@ def _elastic(x: Pixels, c: tuple[float, float, float], draw: Draw, scale: float)
         field = random.uniform(-1.0, 1.0, (2, height, width))
         sigma = c[1] * side
         field = ndimage.gaussian_filter(field, (0, sigma, sigma), mode="reflect", truncate=3.0) if sigma else field
-        fields.append(field * c[0] * side)
+        fields.append(field * c[0] * side * _left(c[1] * side / scale) / _left(sigma))
     yy, xx = np.mgrid[:height, :width].astype(np.float64)
     places = np.stack([xx, yy, np.ones_like(xx)], -1)  # [H, W, 3]
     grids = []

@@ -51,6 +51,16 @@ def test_the_share_that_goes_with_the_class_is_the_correlation() -> None:
     assert np.array_equal(shift.same[1], shift.shuffled[1])
 
 
+def test_a_test_part_without_the_last_class_has_the_same_photographs() -> None:
+    things, labels = objects(200)
+    some = labels < 3
+    whole = background_shift((things, labels), (things, labels), photographs(), correlation=1.0, size=16)
+    part = background_shift((things, labels), (things[some], labels[some]), photographs(), correlation=1.0, size=16)
+    for label in range(3):
+        used = {source(p) for p in whole.train[0][labels == label]}
+        assert {source(p) for p in part.same[0][part.same[1] == label]} <= used
+
+
 def test_picture_i_is_a_function_of_seed_purpose_and_i() -> None:
     things, labels = objects(30)
     options = {"correlation": 0.5, "size": 16}

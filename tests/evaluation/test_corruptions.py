@@ -144,22 +144,64 @@ def test_blurs_are_convolutions(severity: int) -> None:
 
 
 def test_motion_goes_one_way_along_its_angle() -> None:
-    (kernel,) = module._motion_kernels(np.array([0.0]), 6, 1.5)
-    assert kernel.sum() == pytest.approx(1.0) and kernel[6, 6] == kernel.max()
-    assert kernel[6, 6:].sum() == pytest.approx(1.0) and np.all(np.diff(kernel[6, 6:]) < 0)
-    (slanted,) = module._motion_kernels(np.array([45.0]), 6, 1.5)
-    assert slanted[6, 6] > 0 and slanted[7, 7] > 0 and slanted[5, 7] == 0
+    point = np.zeros((2, 65, 65, 1), np.float32)
+    point[:, 32, 32] = 1.0
+    straight, slanted = module._moved(point, np.array([0.0, 45.0]), 6, 4.0)[..., 0]
+    weights = np.exp(-0.5 * (np.arange(13) / 4.0) ** 2)  # 2 * radius + 1 of them
+    assert np.allclose(straight[32, 32:19:-1], weights / weights.sum(), atol=1e-6)
+    assert straight.sum() == pytest.approx(1.0, abs=1e-5) and np.count_nonzero(straight) == 13
+    assert slanted[32, 32] > 0 and slanted[31, 31] > 0 and slanted[33, 31] == 0
 
 
-def test_glass_moves_pixels_and_makes_none() -> None:
-    x = pictures(n=3)
-    moved = np.zeros_like(x)
-    swap = module._swaps()
-    for i, picture in enumerate(x):
-        moved[i] = picture
-        swap(moved[i], np.random.default_rng(i).integers(-2, 2, (2, 32, 32, 2)), 2)
-        assert sorted(map(tuple, moved[i].reshape(-1, 3))) == sorted(map(tuple, picture.reshape(-1, 3)))
-    assert (moved != x).mean() > 0.3
+@pytest.mark.parametrize("reach", [1, 2])
+def test_glass_takes_from_neighbours_as_published(reach: int) -> None:
+    side = 32
+    places = np.stack(np.mgrid[:side, :side], -1).astype(np.float32)
+    moves = np.random.default_rng(0).integers(-reach, reach, (2, side, side, 2))
+    moved, slow = places.copy(), places.copy()
+    module._shifts()(moved, moves, reach)
+    for turn in range(2):
+        for h in range(side - reach, reach, -1):
+            for w in range(side - reach, reach, -1):
+                slow[h, w] = slow[h + moves[turn, h, w, 0], w + moves[turn, h, w, 1]]
+    assert np.array_equal(moved, slow) and (moved != places).any(-1).mean() > 0.5
+    if reach == 1:  # a swap would carry a pixel on and on: two turns go two steps
+        assert np.abs(moved - places).max() == 2
+
+
+@pytest.mark.parametrize("name", ["spatter", "defocus_blur", "elastic_transform", "motion_blur", "glass_blur"])
+@pytest.mark.parametrize(("side", "published"), [(28, 32), (64, 32), (128, 224)])
+def test_strength_hardly_depends_on_the_size(name: str, side: int, published: int) -> None:
+    large = pictures(224, n=6)
+    for severity in (1, 3, 4, 5):
+        changes = []
+        for one_side in (side, published):
+            x = np.stack([np.asarray(Image.fromarray(p).resize((one_side, one_side), Image.Resampling.BOX)) for p in large])
+            changes.append(float(np.abs(one(x, name, severity).astype(float) - x).mean()))
+        assert 0.4 < changes[0] / changes[1] < 2.5, (severity, changes)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_defocus_spreads_more_at_each_severity(side: int) -> None:
+    kept = [float((module._disk(*c, side / 32) ** 2).sum()) for c in SMALL["defocus_blur"]]
+    assert all(a > b for a, b in itertools.pairwise(kept)), kept
+
+
+def test_values_past_the_range_are_cut() -> None:
+    """Not taken modulo 256, as a cast alone would."""
+    for name in ("gaussian_noise", "speckle_noise", "shot_noise"):
+        made = one(flat(254, n=4), name, 1)
+        assert made.min() > 180 and (made == 255).mean() > 0.3
+    assert one(flat(1, n=4), "gaussian_noise", 1).max() < 70
+    assert one(flat(254, n=4), "snow", 5).min() > 180
+
+
+@pytest.mark.parametrize("side", [32, 112])
+@pytest.mark.parametrize("name", ["snow", "fog", "glass_blur", "motion_blur", "spatter"])
+def test_the_strongest_is_stronger_than_the_weakest(name: str, side: int) -> None:
+    x = pictures(side, n=24)
+    first, last = (float(np.abs(one(x, name, s).astype(float) - x).mean()) for s in (1, 5))
+    assert last > 1.05 * first, (first, last)
 
 
 def test_zoom_keeps_the_middle_and_plasma_is_a_cloud() -> None:
@@ -210,3 +252,14 @@ def test_a_part_of_the_test_pictures_has_every_class_in_its_share() -> None:
     chosen = _some(part, 20, 0)
     assert np.bincount(labels[chosen]).tolist() == [12, 6, 2] and np.array_equal(chosen, _some(part, 20, 0))
     assert _some(part, 500, 0).tolist() == list(range(100))
+
+
+def test_frost_elastic_and_draws_know_their_severity() -> None:
+    for severity in (1, 3, 5):  # what frost leaves of the picture's own contrast, where nothing is cut
+        under, over = (one(flat(value, n=4), "frost", severity).astype(float) for value in (10, 60))
+        assert float(np.median(over - under)) == pytest.approx(50 * SMALL["frost"][severity - 1][0], abs=1.0)
+    x = pictures(n=24)
+    first, last = (float(np.abs(one(x, "elastic_transform", s).astype(float) - x).mean()) for s in (1, 5))
+    assert first > 1.1 * last  # published: at 32 pixels the first moves the whole picture furthest
+    noise = [one(flat(128, n=1), "gaussian_noise", s).astype(float).ravel() - 128 for s in (2, 3)]
+    assert abs(float(np.corrcoef(noise)[0, 1])) < 0.1
