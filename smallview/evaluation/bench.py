@@ -94,8 +94,7 @@ class Bench:
     """One evaluation: its two parts, where it computes, and the features that its protocols share.
 
     device, memory_format, threads: where and how networks run. say: told what takes time. shifted: test parts of the same classes
-    whose pictures differ in some way, by name. training: how the encoder that is judged was trained, where that is known.
-    train_size: the side of the views that it was trained for. made: parts that protocols keep for the next contestant.
+    whose pictures differ in some way, by name. train_size: the side of the views that the encoder was trained for. made: parts that protocols keep for the next contestant.
     """
 
     train: Labeled
@@ -107,7 +106,6 @@ class Bench:
     cache: FeatureCache = field(default_factory=lambda: FeatureCache(None))
     say: Callable[[str], None] = lambda message: None
     shifted: Mapping[str, Labeled] = field(default_factory=dict)
-    training: Training | None = None
     train_size: int = 32
     made: dict[str, Labeled] = field(default_factory=dict)
     _held: dict[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -171,7 +169,7 @@ class Bench:
                 targets.update(np.ascontiguousarray(part.labels).tobytes())
             for mask in part.masks or ():
                 targets.update(np.ascontiguousarray(mask).tobytes())
-        said = f"{protocol} {list(self.shifted)} {self.training} {self.train_size} {self.seed} {self.threads}"
+        said = f"{protocol} {list(self.shifted)} {self.train_size} {self.seed} {self.threads}"
         return f"floor 1: {said}; {targets.hexdigest()}; {keys}"
 
     def _key(self, who: Contestant, part: Labeled) -> str | None:

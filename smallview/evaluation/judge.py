@@ -141,7 +141,6 @@ def judge(
         cache=cache or FeatureCache(None),
         say=say,
         shifted=shifted or {},
-        training=judged.training,
         train_size=judged.config.size,
     )
     started = time.monotonic()
