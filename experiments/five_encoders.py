@@ -25,7 +25,7 @@ import numpy as np
 
 import smallview
 from smallview.assess import train_supervised
-from smallview.comparing import comparison_of, markdown
+from smallview.comparing import compare, markdown
 from smallview.evaluation.features import recalibrate
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
@@ -108,7 +108,7 @@ def main() -> None:
         order = sorted(
             folders, key=lambda folder: (not folder.name.startswith(METHODS[0]), folder.name.rpartition("-")[0], folder.name)
         )
-        print(markdown(comparison_of(order)))
+        print(markdown(compare(order)))
         print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
 

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 _PLACES = {
     "pretrain": "smallview.run",
     "evaluate": "smallview.assess",
+    "compare": "smallview.comparing",
+    "sweep": "smallview.sweep",
     "load": "smallview.use",
     "Run": "smallview.run",
     "embed": "smallview.use",
@@ -37,6 +39,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from smallview.assess import evaluate as evaluate
+    from smallview.comparing import compare as compare
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
     from smallview.presets import method as method
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from smallview.records import Row as Row
     from smallview.run import Run as Run
     from smallview.run import pretrain as pretrain
+    from smallview.sweep import sweep as sweep
     from smallview.use import embed as embed
     from smallview.use import load as load
     from smallview.views.view import View as View

@@ -258,7 +258,8 @@ def compare(
     """
     from pathlib import Path
 
-    from smallview.comparing import comparison_of, csv_text, sentences, table
+    from smallview.comparing import compare as comparison_of
+    from smallview.comparing import csv_text, sentences, table
     from smallview.comparing import markdown as as_markdown
     from smallview.files import write_text
 

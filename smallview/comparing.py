@@ -12,7 +12,8 @@ from typing import Any
 from smallview.config import mathematics
 from smallview.continuing import stored_config
 from smallview.errors import UsageError
-from smallview.evaluation.comparison import COSTS, Cell, Comparison, Trained, compare, cost_text
+from smallview.evaluation.comparison import COSTS, Cell, Comparison, Trained, cost_text
+from smallview.evaluation.comparison import compare as compared
 from smallview.records import Row
 from smallview.settings import diff
 from smallview.training.log import read_jsonl
@@ -91,13 +92,15 @@ def _names(kinds: Sequence[dict[str, Any]]) -> list[str]:
     return out
 
 
-def comparison_of(folders: Sequence[str | Path], by: str | None = None) -> Comparison:
-    """The table of the runs in these folders.
+def compare(folders: Sequence[str | Path], by: str | None = None) -> Comparison:
+    """The table of the runs in these folders, each set against the first: values by seed, differences in words, costs.
+
+    by: the metric that decides who is best for its cost. `markdown`, `csv_text`, `table` and `sentences` put it into words.
 
     Raises:
         UsageError: folders that are no runs, or figures that may not be compared.
     """
-    return compare(read_trained(folders), by)
+    return compared(read_trained(folders), by)
 
 
 def cell_text(cell: Cell | None) -> str:

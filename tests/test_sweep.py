@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smallview import sweep as module
-from smallview.comparing import comparison_of, csv_text, markdown, sentences, table
+from smallview.comparing import compare, csv_text, markdown, sentences, table
 from smallview.data.sources import open_source
 from smallview.data.subsets import cut, taken
 from smallview.errors import DataError, UsageError
@@ -116,7 +116,7 @@ def test_runs_of_a_sweep_are_compared_by_seed(tmp_path: Path) -> None:
             run = smallview.pretrain(x, method, out=tmp_path / f"{method}{seed}", seed=seed, quiet=True, **GIVEN)
             smallview.evaluate(run.path, (x, y), data(30, 1), "knn,linear", threads=1, cache=False)
             folders.append(run.path)
-    found = comparison_of(folders)
+    found = compare(folders)
     assert found.groups == ("simclr", "byol") and [line.metric for line in found.lines] == [
         "knn20 top-1 %",
         "knn200 top-1 %",
@@ -129,10 +129,10 @@ def test_runs_of_a_sweep_are_compared_by_seed(tmp_path: Path) -> None:
     assert markdown(found).startswith("| metric |") and len(csv_text(found).splitlines()) == 1 + 3 * 4
     other = smallview.pretrain(x, "simclr", out=tmp_path / "warm", quiet=True, sets={"optimizer.lr": 0.01}, **GIVEN)
     smallview.evaluate(other.path, (x, y), data(30, 1), "linear", threads=1, cache=False)
-    assert comparison_of([*folders, other.path]).groups[2] == "simclr (optimizer.lr=0.01)"
+    assert compare([*folders, other.path]).groups[2] == "simclr (optimizer.lr=0.01)"
     with pytest.raises(UsageError, match="twice"):
-        comparison_of([folders[0], folders[0]])
+        compare([folders[0], folders[0]])
     with pytest.raises(UsageError, match="no finished run"):
-        comparison_of([tmp_path / "nothing"])
+        compare([tmp_path / "nothing"])
     smallview.evaluate(other.path, (x[:30], y[:30]), data(30, 1), "linear", threads=1, cache=False)
-    assert comparison_of([folders[0], other.path]).lines  # the shared judgement still counts
+    assert compare([folders[0], other.path]).lines  # the shared judgement still counts

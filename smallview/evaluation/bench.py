@@ -94,7 +94,8 @@ class Bench:
     """One evaluation: its two parts, where it computes, and the features that its protocols share.
 
     device, memory_format, threads: where and how networks run. say: told what takes time. shifted: test parts of the same classes
-    whose pictures differ in some way, by name. train_size: the side of the views that the encoder was trained for. made: parts that protocols keep for the next contestant.
+    whose pictures differ in some way, by name. train_size: the side of the views that the encoder was trained for. made: parts that
+    protocols keep for the next contestant.
     """
 
     train: Labeled
@@ -123,18 +124,18 @@ class Bench:
         if held in self._held:
             return self._held[held]
 
-        def make() -> Tensor:
+        def fill(out: Tensor) -> None:
             self.say(f"{who.name}: features of {len(part):,} pictures of {part.name}")
             who.module.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-            return extract(
+            extract(
                 *(who.module, who.config, part.pictures),
                 device=self.device,
                 memory_format=self.memory_format,
                 threads=self.threads,
+                into=out,
             )
 
-        key = self._key(who, part)
-        found = self.cache.get(key, make) if key else make()
+        found = self.cache.get(self._key(who, part), (len(part), who.config.features), fill)
         if keep:
             self._held[held] = found
         return found

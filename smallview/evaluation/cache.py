@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,20 +40,24 @@ class FeatureCache:
         """The cache beside the packs: $SMALLVIEW_CACHE or the user's own."""
         return cls(cache_folder() / "features")
 
-    def get(self, key: str, make: Callable[[], Tensor]) -> Tensor:
-        """The features of this key, made where there are none; float32 [N, F]."""
-        if self.folder is None:
-            return make()
+    def get(self, key: str | None, shape: tuple[int, int], fill: Callable[[Tensor], None]) -> Tensor:
+        """The features of this key, float32 [N, F]; where there are none, `fill` writes them into what it is given.
+
+        That is a file's memory map where they are kept, so that features need not fit into memory. A key of None is not kept.
+        """
+        if self.folder is None or key is None or 0 in shape:
+            return _filled(torch.empty(shape), fill)
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
-        kept = _read(path, key)
+        kept = _read(path, key, shape)
         if kept is not None:
             return kept
-        made = make()
-        # a full disk costs the time of the next extraction, nothing else
-        with contextlib.suppress(OSError):
-            _write(path, key, made)
-            self._prune(path)
-        return made
+        try:
+            _write(path, key, shape, fill)
+        except OSError:  # a full disk costs the time of the next extraction, nothing else
+            return _filled(torch.empty(shape), fill)
+        self._prune(path)
+        kept = _read(path, key, shape)
+        return _filled(torch.empty(shape), fill) if kept is None else kept
 
     def figures(self, key: str | None, make: Callable[[], list[Figure]]) -> list[Figure]:
         """What a floor came to under this key, measured where it was not; a floor is the same for every encoder beside it."""
@@ -92,25 +97,36 @@ class FeatureCache:
                 held -= size
 
 
-def _read(path: Path, key: str) -> Tensor | None:
+def _filled(out: Tensor, fill: Callable[[Tensor], None]) -> Tensor:
+    fill(out)
+    return out
+
+
+def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
     try:
         told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if told["key"] != key or _digest(path) != told["sha256"]:
             return None
         os.utime(path)
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        array = np.load(path, mmap_mode="c", allow_pickle=False)  # private: who writes into it writes into memory
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return torch.from_numpy(array) if len(array) else None
+    return torch.from_numpy(array) if array.shape == shape and array.dtype == np.float32 else None
 
 
-def _write(path: Path, key: str, features: Tensor) -> None:
+def _write(path: Path, key: str, shape: tuple[int, int], fill: Callable[[Tensor], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    room = 4 * shape[0] * shape[1]
+    if shutil.disk_usage(path.parent).free < 2 * room:  # a map of a full disk ends the process
+        raise OSError("no room")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tmp")
+    os.close(handle)
     partial = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, features.numpy(), allow_pickle=False)
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        fill(torch.from_numpy(array))
+        array.flush()
+        del array
         # the words go last: features without them are not used
         path.with_suffix(".json").unlink(missing_ok=True)
         digest = _digest(partial)

@@ -86,18 +86,22 @@ def extract(
     batch_size: int = 256,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """Features float32 [N, F] of every picture, in the pack's order, from the encoder in evaluation mode."""
-    out = []
+    """Features float32 [N, F] of every picture, in the pack's order, from the encoder in evaluation mode.
+
+    into: where they are written, such as a memory map for more of them than memory holds.
+    """
+    out = torch.empty(len(pictures), config.features) if into is None else into
     done = 0
     with evaluating(encoder):
         for views in centre_views(pictures, config.size, config.mean, config.std, batch_size, threads):
             features = encoder(views.to(device).contiguous(memory_format=memory_format))
-            out.append(features.float().cpu())
+            out[done : done + len(features)] = features.float().cpu()
             done += len(views)
             if progress:
                 progress(done, len(pictures))
-    return torch.cat(out) if out else torch.zeros(0, config.features)
+    return out
 
 
 def pixel_side(size: int, *parts: Pictures) -> int:

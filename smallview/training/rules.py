@@ -19,6 +19,7 @@ BEFORE = 50  # steps that lie between now and what it is compared with
 FLAT = 0.05  # a spread under which all pictures have one embedding
 ONE_LINE = 1.3  # an effective rank under which they lie on one line
 FALL, DEEP_FALL, STEADY = 0.75, 0.5, 0.95  # of what it was lately, of its peak; what still falls
+BETTER, MORE = 1.25, 1.1  # retrieval, and rank, where pictures are told apart better than they were
 GROWTH, DROP, SPIKE = 1.3, 0.85, 8.0  # of the weights; of a rank; standard deviations of the loss
 START, START_GROWTH = 200, 3.0  # the steps of the beginning, and what no weights grow by in it
 # under chance there is a little learning; over it there is none, however noisy
@@ -167,14 +168,23 @@ def shrinking(memory: Memory, now: Figures, earlier: Figures) -> Finding | None:
         return Finding(SHRINKING, figures, causes, "contrast")
     for spread, rank in zip(SPREADS, RANKS, strict=True):
         fallen = [name for name in (spread, rank) if _fell(memory, name, now, earlier)]
+        # a predictor's target draws all pictures to one side while it learns to tell them apart: BYOL on photographs does, from its start
+        learns = fallen == [spread] and _tells_apart(now, earlier, rank)
         # where directions are lost while pictures move apart, a contrast is learned: so begins a queue that was random
-        if fallen and now[spread] <= earlier[spread]:
+        if fallen and now[spread] <= earlier[spread] and not learns:
             name = fallen[0]
             what = name.replace("_", " ").replace("rank", "effective rank")
             figures = f"{what} {now[name]:.3g}, {earlier[name]:.3g} before, {memory.peaks.get(name, 0.0):.3g} at best"
             causes = "no predictor or a poor one where there are no negatives, too large a learning rate or weight decay"
             return Finding(SHRINKING, figures, causes, "lower")
     return None
+
+
+def _tells_apart(now: Figures, earlier: Figures, rank: str) -> bool:
+    """Pictures are found again better than before, or as well in more directions."""
+    found, before = now["retrieval"], earlier["retrieval"]
+    more = now[rank] >= MORE * earlier[rank] and found >= STEADY * before
+    return before > 0.0 and (more or (found >= BETTER * before and now[rank] >= STEADY * earlier[rank]))
 
 
 def _fell(memory: Memory, name: str, now: Figures, earlier: Figures) -> bool:

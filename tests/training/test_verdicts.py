@@ -259,3 +259,37 @@ def test_chance_holds_for_margins_smoothing_and_other_denominators(loss: InfoNCE
 def test_chance_of_the_largest_queue_makes_no_matrix() -> None:
     chosen = replace(method("moco_v2"), negatives=Queue(2**22))
     assert chance(chosen, 4096)["contrastive"] == pytest.approx(math.log(2**22 + 1))
+
+
+BYOL_FROM_ITS_START = (
+    # looks at steps 25 to 150 of BYOL with its own settings on CIFAR-10, two seeds: spread, rank, retrieval
+    (
+        (0.641, 22.0, 0.047),
+        (0.527, 15.0, 0.055),
+        (0.56, 13.2, 0.039),
+        (0.333, 18.4, 0.086),
+        (0.311, 20.6, 0.125),
+        (0.284, 22.1, 0.094),
+    ),
+    (
+        (0.654, 19.2, 0.078),
+        (0.673, 23.4, 0.102),
+        (0.673, 14.3, 0.055),
+        (0.622, 21.0, 0.078),
+        (0.5, 28.4, 0.078),
+        (0.498, 29.3, 0.094),
+    ),
+)
+
+
+@pytest.mark.parametrize("seen", BYOL_FROM_ITS_START)
+def test_embeddings_that_draw_together_while_they_learn_are_healthy(seen: tuple[tuple[float, float, float], ...]) -> None:
+    def look(step: int, told: bool = True) -> Said:
+        spread, rank, retrieval = seen[step // 25 - 1]
+        return {"embedding_spread": spread, "embedding_rank": rank, "retrieval": retrieval if told else 0.05}
+
+    healthy = tell(150, seeing=look, watch=Watch({}, lr=1.0, threads=2))
+    assert {verdict.name for verdict in healthy if verdict} <= {"healthy"}
+    # the same spread without anything gained is what the verdict is for
+    lost = tell(150, seeing=lambda step: look(step, told=False) | {"embedding_rank": 18.0}, watch=Watch({}, lr=1.0, threads=2))
+    assert "shrinking" in {verdict.name for verdict in lost if verdict}
