@@ -34,3 +34,12 @@ def test_label_free_scores_in_miniature() -> None:
     assert len(trainings) == 5 and {line["score"] for line in correlations} >= {"lidar", "rankme", "clid", "stability"}
     for line in correlations:
         assert -1.0 <= line["low"] <= line["value"] <= line["high"] <= 1.0 and line["n"] == 5
+
+
+def test_a_detector_in_miniature() -> None:
+    command = [sys.executable, "experiments/detection.py", "--miniature"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert line["backbone"] == "untrained" and 0.0 <= line["AP50 %"] <= 100.0 and line["loss"] > 0.0
