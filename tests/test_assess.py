@@ -85,6 +85,18 @@ def test_without_labels_there_is_label_free_alone(run: Path) -> None:
         rows(run, TRAIN[0], TEST[0][:5], "label_free", cache=False)
 
 
+def test_a_collapsed_encoder_gets_what_can_be_said(run: Path) -> None:
+    net, _ = load_encoder(run)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    said: list[str] = []
+    found = rows(net, TRAIN[0], TEST[0], "label_free", sets={"label_free.views": "2"}, size=12, cache=False, say=said.append)
+    metrics = {row.metric for row in found}
+    assert "label_free stability" in metrics and "label_free alpha_req" not in metrics
+    assert any("no alpha_req" in line for line in said)
+
+
 def test_a_leak_is_said_and_written(run: Path) -> None:
     x, y = TEST
     random = np.random.default_rng(0)

@@ -89,7 +89,7 @@ def alpha_req(features: Tensor, first: int = 3, last: int = 100) -> float:
 
 
 def nesum(features: Tensor) -> float:
-    """NESum: the sum of the covariance's eigenvalues over the largest; from 1 (one direction) to F (all alike).
+    """NESum: the sum of the covariance's eigenvalues over the largest; from 1 (one direction) to F (all alike), 0 without any.
 
     Source: He and Ozay, 2022.
     """
@@ -131,9 +131,9 @@ def alignment(views: Tensor) -> float:
     v = len(x)
     if v < 2:
         raise ValueError(f"views are {list(views.shape)}; wanted two views of each picture or more")
-    # the mean over pairs from sums over views: |sum|^2 = v + 2 (sum of cosines over pairs)
-    cosines = (x.sum(0).square().sum(1) - x.square().sum((0, 2))) / (v * (v - 1))
-    return float(2.0 - 2.0 * cosines.mean())
+    # the squared distances of all pairs from sums over views; norms are not taken to be 1, for a row of zeros stays one
+    apart = v * x.square().sum((0, 2)) - x.sum(0).square().sum(1)  # [N]
+    return float(2.0 * apart.mean() / (v * (v - 1)))
 
 
 def uniformity(features: Tensor, t: float = 2.0) -> float:
@@ -142,20 +142,26 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     Source: Wang and Isola, 2020.
     """
     x = F.normalize(_check(features, 2).double(), dim=1)
+    norms = x.square().sum(1)  # 1, but 0 for a row of zeros: else an encoder that says nothing would look even
     total = 0.0
     for start in range(0, len(x), PIECE):
         part = x[start : start + PIECE]
-        total += float((2.0 * t * (part @ x.T - 1.0)).exp().sum())
+        close = (t * (2.0 * part @ x.T - norms - norms[start : start + PIECE, None])).exp_()
+        close.diagonal(start).zero_()  # a row is no pair with itself
+        total += float(close.sum())
     n = len(x)
-    return math.log((total - n) / (n * (n - 1)))  # a row is no pair with itself
+    return math.log(total / (n * (n - 1)))
 
 
 def intrinsic_dimension(features: Tensor) -> float:
     """How many dimensions the features [N, F] locally fill, from the two nearest neighbours of each (TwoNN).
 
-    The maximum-likelihood form on the tenth-trimmed ratios; equal rows count once.
+    The least-squares line through the origin, without the greatest tenth of the ratios; equal rows count once.
 
     Source: Facco et al., 2017.
+
+    Raises:
+        ValueError: fewer than three different rows, or the two neighbours of each are equally near, as on a grid.
     """
     x = torch.unique(_check(features, 3).double(), dim=0)
     if len(x) < 3:
@@ -166,10 +172,12 @@ def intrinsic_dimension(features: Tensor) -> float:
         near = distance.topk(3, dim=1, largest=False).values  # itself, then two others
         ratios.append(near[:, 2] / near[:, 1].clamp(min=1e-300))
     mu = torch.cat(ratios).sort().values
-    kept = mu[: max(2, math.ceil(0.9 * len(mu)))].log()
+    kept = mu[: min(math.ceil(0.9 * len(mu)), len(mu) - 1)].log()  # the last has the level infinity
+    if float(kept.max()) < SMALL:
+        raise ValueError(f"the two nearest rows of {len(x)} are equally near; wanted features with distances that differ")
     # the line through the origin of -log(1 - rank / N) on log(mu), as published
     level = -torch.log1p(-torch.arange(1, len(kept) + 1, dtype=torch.float64) / len(mu)).clamp(max=-1e-300)
-    return float((kept * level).sum() / kept.square().sum().clamp(min=1e-300))
+    return float((kept * level).sum() / kept.square().sum())
 
 
 def cluster_learnability(features: Tensor, *, clusters: int | None = None, k: int = 10, seed: int = 0) -> float:
@@ -178,9 +186,14 @@ def cluster_learnability(features: Tensor, *, clusters: int | None = None, k: in
     clusters: the square root of N by default, at most 100.
 
     Source: Lu et al., 2023 (the learnability half of CLID).
+
+    Raises:
+        ValueError: clusters or k not under the number of pictures.
     """
     x = F.normalize(_check(features, 8), dim=1)
-    count = clusters or min(100, max(2, round(math.sqrt(len(x)))))
+    if not 1 <= k < len(x):
+        raise ValueError(f"k is {k} for {len(x)} pictures; wanted 1 or more, and fewer than pictures")
+    count = min(100, max(2, round(math.sqrt(len(x))))) if clusters is None else clusters
     if not 2 <= count < len(x):
         raise ValueError(f"clusters is {count} for {len(x)} pictures; wanted 2 or more, and fewer than pictures")
     from sklearn.cluster import KMeans
@@ -195,8 +208,13 @@ def clid(learnability: npt.ArrayLike, dimension: npt.ArrayLike) -> npt.NDArray[n
     """CLID of several encoders from both halves of each: each half standardised over the encoders, then added; float64 [encoders].
 
     Source: Lu et al., 2023.
+
+    Raises:
+        ValueError: unequally many of both.
     """
     halves = [np.asarray(values, np.float64) for values in (learnability, dimension)]
+    if halves[0].shape != halves[1].shape:
+        raise ValueError(f"{halves[0].size} learnabilities and {halves[1].size} dimensions; wanted one of each per encoder")
     return sum(((half - half.mean()) / max(float(half.std()), 1e-12) for half in halves), np.zeros(len(halves[0])))
 
 
@@ -227,7 +245,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, seed: int = 0, draws: int = 200
     """Spearman's rank correlation of x and y [n]; equal values share their rank; the interval is a bootstrap's over encoders.
 
     Raises:
-        ValueError: fewer than four pairs, or unequally many.
+        ValueError: fewer than four pairs, unequally many, values that are not finite, or all equal.
 
     Example:
         >>> spearman([1, 2, 3, 4], [1, 4, 9, 16]).value
@@ -236,6 +254,9 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, seed: int = 0, draws: int = 200
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(a) != len(b) or len(a) < 4:
         raise ValueError(f"{len(a)} and {len(b)} values; wanted equally many, four or more")
+    for name, values in (("x", a), ("y", b)):
+        if not np.isfinite(values).all() or len(np.unique(values)) < 2:
+            raise ValueError(f"{name} is {values.tolist()}; wanted finite values that are not all equal")
     draw = generator(seed, "spearman")
     found: list[float] = []
     while len(found) < draws:

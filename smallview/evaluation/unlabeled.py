@@ -5,6 +5,8 @@ Legend: N pictures, V views of each, F features.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,17 +76,25 @@ class LabelFree:
         which = np.sort(generator(bench.seed, "label_free").permutation(len(bench.test))[:n]).astype(np.int64)
         plain = bench.features(who, bench.test)[torch.from_numpy(which)]
         seen = self.seen(who, bench, which)
-        found = {
-            "rankme": scores.rank_me(plain),
-            "alpha_req": scores.alpha_req(plain),
-            "nesum": scores.nesum(plain),
-            "lidar": scores.lidar(seen),
-            "learnability": scores.cluster_learnability(plain, seed=bench.seed),
-            "dimension": scores.intrinsic_dimension(plain),
-            "alignment": scores.alignment(seen),
-            "uniformity": scores.uniformity(plain),
-            "stability": scores.neighbour_stability(seen[0], seen[1], self.k),
+        asked: dict[str, Callable[[], float]] = {
+            "rankme": lambda: scores.rank_me(plain),
+            "alpha_req": lambda: scores.alpha_req(plain),
+            "nesum": lambda: scores.nesum(plain),
+            "lidar": lambda: scores.lidar(seen),
+            "learnability": lambda: scores.cluster_learnability(plain, seed=bench.seed),
+            "dimension": lambda: scores.intrinsic_dimension(plain),
+            "alignment": lambda: scores.alignment(seen),
+            "uniformity": lambda: scores.uniformity(plain),
+            "stability": lambda: scores.neighbour_stability(seen[0], seen[1], self.k),
         }
+        found: dict[str, float] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # k-means complains of pictures that have one embedding
+            for name, score in asked.items():
+                try:
+                    found[name] = score()
+                except ValueError as error:  # a collapsed encoder has no spectrum to speak of, and the other scores say so
+                    bench.say(f"label_free: {who.name}: no {name}: {error}")
         text = (
             f"label_free: {n:,} test pictures (seed {bench.seed}), features ({who.config.features}) of their centre views, and of {self.views} "
             f"views each ({VIEW}) for lidar, alignment and stability (k={self.k}); no label is used"

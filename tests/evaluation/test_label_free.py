@@ -189,3 +189,44 @@ def test_what_cannot_be_scored_is_refused(score: object) -> None:
     broken[3, 1] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         score(broken)  # type: ignore[operator]
+
+
+def test_rows_of_zeros_lie_at_one_point() -> None:
+    assert uniformity(torch.zeros(20, 4)) == pytest.approx(0.0) and alignment(torch.zeros(3, 20, 4)) == pytest.approx(0.0)
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    slow = np.mean(
+        [math.exp(-2 * float((a - b).square().sum())) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+    )
+    assert uniformity(rows) == pytest.approx(math.log(slow))
+    assert uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), t=20) == pytest.approx(-80.0)
+
+
+@pytest.mark.parametrize("n", [3, 5, 9, 10])
+def test_few_rows_have_a_finite_dimension(n: int) -> None:
+    assert 0.0 < intrinsic_dimension(noise(n, 4)) < 100.0
+
+
+def test_a_grid_has_no_dimension_to_read() -> None:
+    with pytest.raises(ValueError, match="equally near"):
+        intrinsic_dimension(torch.cartesian_prod(torch.arange(6.0), torch.arange(6.0)))
+
+
+@pytest.mark.parametrize("k", [0, 50, 1000])
+def test_learnability_refuses_more_neighbours_than_there_are(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k is {k} for 50"):
+        cluster_learnability(noise(50, 8), clusters=5, k=k)
+    with pytest.raises(ValueError, match="clusters is 0"):
+        cluster_learnability(noise(50, 8), clusters=0)
+
+
+@pytest.mark.timeout(20)  # a bootstrap of equal values once redrew without end
+@pytest.mark.parametrize("x", [[1, 1, 1, 1, 1], [1, 2, math.nan, 4, 5]])
+def test_spearman_refuses_what_has_no_ranks(x: list[float]) -> None:
+    for pair in ((x, [1, 2, 3, 4, 5]), ([1, 2, 3, 4, 5], x)):
+        with pytest.raises(ValueError, match="not all equal"):
+            spearman(*pair)
+
+
+def test_clid_wants_both_halves_of_each() -> None:
+    with pytest.raises(ValueError, match="2 learnabilities and 1"):
+        clid([0.9, 0.5], [20.0])
