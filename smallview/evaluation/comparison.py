@@ -260,7 +260,7 @@ def needed_pictures(difference: float, percent: float) -> int:
 
     Example:
         >>> needed_pictures(1.0, 90.0)
-        7089
+        7054
     """
     n = 10
     while math.sqrt(2.0) * half_width(percent, n) > difference and n < 10**9:
