@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MOST_SIMILARITIES = 2**24  # 64 MB of float32
+MOST_SIMILARITIES = 2**22  # 16 MB of float32: products of this size run fastest
 QUERIES = 1024
 
 
@@ -29,7 +29,8 @@ def nearest(bank: Tensor, queries: Tensor, k: int, *, leave_one_out: bool = Fals
         raise ValueError(f"k is {k} and the bank has {len(bank)} rows; wanted 1 or more, and a row to find")
     if not len(queries):
         return queries.new_zeros(0, count), torch.zeros(0, count, dtype=torch.int64)
-    rows = max(count + 1, MOST_SIMILARITIES // min(QUERIES, len(queries)))
+    # many neighbours: what is kept of each piece must be small beside the piece
+    rows = max(64 * count, MOST_SIMILARITIES // min(QUERIES, len(queries)))
     asked = F.normalize(queries, dim=1)
     kept: list[tuple[Tensor, Tensor]] = []  # of each piece of the queries
     for first in range(0, len(bank), rows):
@@ -40,7 +41,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int, *, leave_one_out: bool = Fals
                 own = torch.arange(start, start + len(similarity)) - first
                 inside = torch.nonzero((own >= 0) & (own < part.shape[1]))[:, 0]
                 similarity[inside, own[inside]] = -2.0
-            values, which = similarity.topk(min(count, part.shape[1]), dim=1)
+            values, which = _largest(similarity, min(count, part.shape[1]))
             which += first
             if first == 0:
                 kept.append((values, which))
@@ -50,6 +51,22 @@ def nearest(bank: Tensor, queries: Tensor, k: int, *, leave_one_out: bool = Fals
             kept[number] = values, which.gather(1, order)
     near, found = zip(*kept, strict=True)
     return torch.cat(near), torch.cat(found)
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row [q, n] and where they are: first the k blocks with the largest maxima, which hold them all."""
+    n = values.shape[1]
+    size = 64
+    while size > 1 and n // size < 4 * k:
+        size //= 2
+    blocks = n // size
+    if size == 1 or n % size:
+        return values.topk(k, dim=1)
+    split = values.view(len(values), blocks, size)
+    chosen = split.amax(2).topk(k, dim=1).indices  # [q, k]
+    inside = split.gather(1, chosen[:, :, None].expand(-1, -1, size)).flatten(1)
+    found, at = inside.topk(k, dim=1)
+    return found, chosen.gather(1, at // size) * size + at % size
 
 
 def knn_votes(near: Tensor, which: Tensor, targets: Tensor, temperature: float, classes: int) -> Tensor:
