@@ -140,7 +140,7 @@ def test_a_module_that_trains_while_it_is_judged_gets_no_row() -> None:
             return out
 
     with pytest.raises(SmallviewError, match="changed while it was judged"):
-        rows(Sly(), TRAIN, TEST, "knn", size=12)
+        rows(Sly(), TRAIN, TEST, "knn", size=12, cache=False)
 
 
 def test_projector_and_training_come_from_the_run(run: Path) -> None:

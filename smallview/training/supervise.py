@@ -35,6 +35,9 @@ def supervise(tokens: Sequence[str], processes: int, say: Callable[[str], None])
             codes = _run_once(tokens, processes, asked)
             if asked.count > 1:
                 return 130
+            if not codes:
+                say("stopped before any process had begun; the same command goes on")
+                return 75
             dead = [(rank, -code) for rank, code in enumerate(codes) if code < 0]
             if not dead:
                 return _told(codes)
@@ -123,6 +126,8 @@ def _started(tokens: Sequence[str], processes: int, asked: _Signals) -> Iterator
             LIFELINE: str(reading),
         }
         for rank in range(processes):
+            if asked.count:  # a process that hears of it before Python is up dies of it with a trace
+                break
             asked.add(
                 subprocess.Popen(
                     [sys.executable, "-m", "smallview", *tokens],
