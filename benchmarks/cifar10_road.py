@@ -8,27 +8,19 @@ SMALLVIEW_DATA is a folder with the CIFAR-10 reader `load.py`. Prints one JSON l
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from shared_pictures import reader
 
 import smallview
 
 
 def read_cifar10() -> Any:
     """(train_x, train_y, test_x, test_y) of the first training batch and the test set."""
-    root = os.environ.get("SMALLVIEW_DATA")
-    if not root or not (Path(root) / "load.py").exists():
-        sys.exit("SMALLVIEW_DATA is not set to a folder with load.py and cifar10/; set it and run this again")
-    spec = importlib.util.spec_from_file_location("load", Path(root) / "load.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.cifar10((1,))
+    return reader().cifar10((1,))
 
 
 def main() -> None:

@@ -9,20 +9,17 @@ one process on the same threads; printed are the median of paired ratios, the ti
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from shared_pictures import reader
 from torch import Tensor
 
 from smallview.evaluation.features import Judged, extract
@@ -37,13 +34,7 @@ PENALTY = 1e-3
 
 def features(threads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(train, test, labels, test labels) of all of CIFAR-10."""
-    root = os.environ.get("SMALLVIEW_DATA")
-    if not root or not (Path(root) / "load.py").exists():
-        sys.exit("SMALLVIEW_DATA is not set to a folder with load.py and cifar10/; set it and run this again")
-    spec = importlib.util.spec_from_file_location("load", Path(root) / "load.py")
-    assert spec is not None and spec.loader is not None
-    load = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(load)
+    load = reader()
     x, y, test_x, test_y = load.cifar10()
     net, config = build_encoder("dense_small", size=32)
     config = replace(config, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -10,14 +10,11 @@ half. Both detectors start from the same other weights and see the same pictures
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,13 +30,10 @@ TRAINED = 180
 
 def people(side: int) -> tuple[Pictures, Pictures]:
     """(pictures, boxes) to tune on and to test on, the short side of every photograph at most `side`."""
-    root = os.environ.get("SMALLVIEW_DATA")
-    if not root or not (Path(root) / "load.py").exists():
-        sys.exit("SMALLVIEW_DATA is not set to a folder with load.py and people-masks/; set it and run this again")
-    spec = importlib.util.spec_from_file_location("load", Path(root) / "load.py")
-    assert spec is not None and spec.loader is not None
-    load: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(load)
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from shared_pictures import reader
+
+    load = reader()
     pictures, boxes = [], []
     for photo, mask in load.people_masks():
         image, front = (np.asarray(part) for part in load.read_pair(photo, mask))

@@ -12,9 +12,7 @@ Markdown, and the time taken. A call that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
@@ -37,13 +35,10 @@ Pair = tuple[Any, Any]
 
 def sets() -> tuple[Pair, dict[str, Pair]]:
     """CIFAR-10 and the three others, each as (train, test)."""
-    root = os.environ.get("SMALLVIEW_DATA")
-    if not root or not (Path(root) / "load.py").exists():
-        sys.exit("SMALLVIEW_DATA is not set to a folder with load.py and the sets; set it and run this again")
-    spec = importlib.util.spec_from_file_location("load", Path(root) / "load.py")
-    assert spec is not None and spec.loader is not None
-    load = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(load)
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from shared_pictures import reader
+
+    load = reader()
     x, y, test_x, test_y = load.cifar10((1,))
     fx, fy, fashion_x, fashion_y = load.fashion_mnist()
     more = {

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from smallview.errors import UsageError
-from smallview.evaluation.metrics import half_width, t_factor
+from smallview.evaluation.metrics import t_factor
 from smallview.records import Row
 
 COSTS = {
@@ -38,7 +38,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of one group: its mean, its standard deviation over seeds (None of one), and the value of each seed."""
+    """A figure of one group: its mean, its standard deviation over seeds (None of one), and the value of each seed.
+
+    interval: half the width of the 95 % interval over test pictures, where the figure has one.
+    """
 
     mean: float
     std: float | None
@@ -170,17 +173,20 @@ def _line(key: tuple[str, str, str], trained: Sequence[Trained], groups: tuple[s
         values = {seed: row.value for seed, row in rows.items()}
         text = text or next(iter(rows.values())).protocol
 
-        def mean(name: str, rows: dict[int, Row] = rows) -> float | None:
-            known = [value for row in rows.values() if (value := getattr(row, name)) is not None]
+        def mean(name: str, rows: list[Row]) -> float | None:
+            known = [value for row in rows if (value := getattr(row, name)) is not None]
             return fmean(known) if known else None
+
+        judged = list(rows.values())
 
         cells[group] = Cell(
             fmean(values.values()),
             stdev(values.values()) if len(values) > 1 else None,
             values,
-            mean("floor_pixels"),
-            mean("floor_untrained"),
-            mean("interval"),
+            mean("floor_pixels", judged),
+            mean("floor_untrained", judged),
+            # an interval over draws of labels says nothing of the test pictures
+            mean("interval", [row for row in judged if "draws" not in row.settings]),
         )
     return Line(protocol, metric, part, text, cells)
 
@@ -253,19 +259,6 @@ def _front(line: Line, costs: Mapping[str, Mapping[str, float]]) -> tuple[str, .
             best = -negative
             front.append(group)
     return tuple(front)
-
-
-def needed_pictures(difference: float, percent: float) -> int:
-    """Test pictures from which on an accuracy around `percent` tells a difference of so many points, at 95 %.
-
-    Example:
-        >>> needed_pictures(1.0, 90.0)
-        7054
-    """
-    n = 10
-    while math.sqrt(2.0) * half_width(percent, n) > difference and n < 10**9:
-        n = math.ceil(1.05 * n)
-    return n
 
 
 def cost_text(name: str, value: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from smallview.errors import UsageError
-from smallview.evaluation.comparison import Trained, compare, needed_pictures
+from smallview.evaluation.comparison import Trained, compare
 from smallview.evaluation.metrics import half_width
 from smallview.records import Row
 
@@ -72,7 +72,8 @@ def test_a_small_test_part_is_warned_of() -> None:
     assert "higher" in close.sentence and "more test pictures are wanted" in close.sentence
     far = compare([*trained("a", {0: 60.0, 1: 61.0, 2: 62.0}), *trained("b", {0: 80.0, 1: 81.0, 2: 82.1})]).differences[0]
     assert "more test pictures" not in far.sentence
-    assert math.sqrt(2) * half_width(90.0, needed_pictures(1.0, 90.0)) <= 1.0
+    draws = compare([*trained("a", {0: 60.0}, draws=20), *trained("b", {0: 61.0}, draws=20)]).differences[0]
+    assert "test pictures" not in draws.sentence  # their interval is over draws of labels
 
 
 @pytest.mark.parametrize(

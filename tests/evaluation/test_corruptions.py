@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from smallview.errors import UsageError
+from smallview.evaluation import corruption_tools, corruption_weather
 from smallview.evaluation import corruptions as module
 from smallview.evaluation.corruption_strengths import CORRUPTIONS, EXTRA, LARGE, SMALL
 from smallview.evaluation.corruptions import corrupt
@@ -146,7 +147,7 @@ def test_blurs_are_convolutions(severity: int) -> None:
 def test_motion_goes_one_way_along_its_angle() -> None:
     point = np.zeros((2, 65, 65, 1), np.float32)
     point[:, 32, 32] = 1.0
-    straight, slanted = module._moved(point, np.array([0.0, 45.0]), 6, 4.0)[..., 0]
+    straight, slanted = corruption_tools.moved(point, np.array([0.0, 45.0]), 6, 4.0)[..., 0]
     weights = np.exp(-0.5 * (np.arange(13) / 4.0) ** 2)  # 2 * radius + 1 of them
     assert np.allclose(straight[32, 32:19:-1], weights / weights.sum(), atol=1e-6)
     assert straight.sum() == pytest.approx(1.0, abs=1e-5) and np.count_nonzero(straight) == 13
@@ -159,7 +160,7 @@ def test_glass_takes_from_neighbours_as_published(reach: int) -> None:
     places = np.stack(np.mgrid[:side, :side], -1).astype(np.float32)
     moves = np.random.default_rng(0).integers(-reach, reach, (2, side, side, 2))
     moved, slow = places.copy(), places.copy()
-    module._shifts()(moved, moves, reach)
+    corruption_tools.shifts()(moved, moves, reach)
     for turn in range(2):
         for h in range(side - reach, reach, -1):
             for w in range(side - reach, reach, -1):
@@ -209,10 +210,11 @@ def test_zoom_keeps_the_middle_and_plasma_is_a_cloud() -> None:
     x[0, 16, 16] = 255
     spread = corrupt(x, "zoom_blur", 3, 0, np.array([0]))[0, :, :, 0].astype(float)
     assert np.unravel_index(spread.argmax(), spread.shape) == (16, 16)
-    cloud = module._plasma(np.random.default_rng(0), 60, 2.0)
+    cloud = corruption_weather.plasma(np.random.default_rng(0), 60, 2.0)
     assert cloud.shape == (64, 64) and (cloud.min(), cloud.max()) == (0.0, 1.0)
     rough = [
-        float(np.abs(np.diff(module._plasma(np.random.default_rng(0), 64, decay), axis=0)).mean()) for decay in (1.2, 2.0, 3.0)
+        float(np.abs(np.diff(corruption_weather.plasma(np.random.default_rng(0), 64, decay), axis=0)).mean())
+        for decay in (1.2, 2.0, 3.0)
     ]
     assert rough[0] > rough[1] > rough[2]
 
