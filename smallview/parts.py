@@ -81,11 +81,11 @@ class Parts:
         return views_ahead(self.maker, config.batch_size, order, on_wait)
 
     def probe_views(self) -> tuple[Tensor, Tensor]:
-        """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 128 of them.
+        """Two views of the fixed pictures that the watch looks at, [n, C, S, S] each: half a batch, 16 to 64 of them.
 
         One as the online network sees them, one as the target does; of one size, else the same view twice.
         """
-        n = min(len(self.pack), max(16, min(128, self.config.batch_size // 2)))
+        n = min(len(self.pack), max(16, min(64, self.config.batch_size // 2)))
         index = np.sort(generator(self.config.seed, "watch").choice(len(self.pack), n, replace=False)).astype(np.int64)
         views, again = (self.maker(Batch(index, epoch, step=0, progress=1.0)) for epoch in PROBE_EPOCHS)
         first = next(v for v, view in enumerate(views) if view.seen_by != "target")
