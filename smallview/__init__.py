@@ -13,7 +13,7 @@ _PLACES = {
     "compare": "smallview.comparing",
     "sweep": "smallview.sweep",
     "load": "smallview.use",
-    "Run": "smallview.run",
+    "Run": "smallview.single",
     "embed": "smallview.use",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from smallview.presets import methods as methods
     from smallview.presets import preset as preset
     from smallview.records import Row as Row
-    from smallview.run import Run as Run
     from smallview.run import pretrain as pretrain
+    from smallview.single import Run as Run
     from smallview.sweep import sweep as sweep
     from smallview.use import embed as embed
     from smallview.use import load as load

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from smallview.config import RunConfig
-from smallview.continuing import finished, stored_config
+from smallview.continuing import checkpoints_of, finished, stored_config
 from smallview.errors import DataError, UsageError
 from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.cache import FeatureCache
@@ -222,7 +222,8 @@ def check_untouched(folder: Path, subject: Judged) -> None:
 
 def _projector(folder: Path, config: RunConfig, subject: Judged) -> nn.Module | None:
     """The online projector of a finished run's last checkpoint; None where none is left."""
-    loaded = checkpoint.load_latest(folder / "checkpoints") if (folder / "checkpoints").is_dir() else None
+    place = checkpoints_of(folder)
+    loaded = checkpoint.load_latest(place) if place.is_dir() else None
     if loaded is None:
         return None
     prefix = "networks.online.projector."
@@ -231,5 +232,5 @@ def _projector(folder: Path, config: RunConfig, subject: Judged) -> nn.Module | 
     try:
         projector.load_state_dict(found)
     except RuntimeError as error:
-        raise UsageError(f"the projector in {folder / 'checkpoints'} does not fit {folder / 'run.toml'}: {error}") from error
+        raise UsageError(f"the projector in {place} does not fit {folder / 'run.toml'}: {error}") from error
     return projector.eval()

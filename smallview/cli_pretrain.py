@@ -20,6 +20,10 @@ def pretrain(
     encoder: str | None = None,
     stem: str | None = None,
     size: Whole | None = None,
+    resolution: str | None = None,
+    stages: str | None = None,
+    subset: str | None = None,
+    depth: Whole | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
     batch_size: Whole | None = None,
@@ -61,6 +65,16 @@ def pretrain(
         auto, standard or small. auto: the small-image stem when the final feature map would be under 4x4.
     size
         Side of the views in pixels. Default: the pictures' side up to 32, else 64 on a CPU and 112 on a GPU.
+    resolution
+        What part of the size views have as training goes on: 'Ramp(0.5, 1.0, until=0.7)', 'Cyclic(0.5, 1.0, cycles=4)'.
+    stages
+        One training after the other, each with the weights of the one before: SIZExEPOCHS, as in 56x800,112x200,224x100, or
+        SIZExSHARE% of the run's epochs or minutes, as in 16x70%,32x30%. More by --set stages.0.depth=3 or a --config file.
+    subset
+        Train on some of the pictures: 5000, 10%, 10/class, 20classes or 20classes:5000; listed in RUN/subset.json.
+        --set subset.chosen_by=RUN takes typical and diverse ones, --set subset.equal_steps=true as many steps as all would have.
+    depth
+        Stages of the encoder that are kept, from the first on; `--stages` can add the others again. Default: all.
     epochs
         Passes over the pictures. Default: 100.
     minutes
@@ -117,6 +131,8 @@ def pretrain(
         "method": method,
         "stem": stem,
         "size": size,
+        "resolution": resolution,
+        "depth": depth,
         "epochs": epochs,
         "minutes": minutes,
         "batch_size": batch_size,
@@ -131,6 +147,14 @@ def pretrain(
         "weights_from": weights_from,
     }
     sets = sets_of(set_)
+    if stages is not None:
+        from smallview.stages import read_stages
+
+        given["stages"] = read_stages(stages)
+    if subset is not None:
+        from smallview.data.subsets import read_subset
+
+        given["subset"] = read_subset(subset)
     if print_config:
         from smallview.data.sources import open_source
         from smallview.foregrounds import settings_with_masks

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smallview.data.masking import MaskRule
+from smallview.data.subsets import Subset
 from smallview.errors import UsageError
 from smallview.joint_embedding import Method
 from smallview.optimizers import Optimizer
 from smallview.presets import Preset, preset
-from smallview.schedules import SPAN
+from smallview.schedules import SPAN, Product, Schedule, over
+from smallview.seeds import derive
 from smallview.settings import apply_tables, load_toml, override, to_tables
+from smallview.stages import Stage, check_stages, spans
 from smallview.views.view import pixels
 
 FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
@@ -42,7 +45,9 @@ class RunConfig:
     kernels that give the same bits each time. weights_from: the run or encoder folder whose encoder weights training starts from.
     watch_every: steps between two looks at the probe pictures. stop_on_collapse: end with exit code 5 when the embeddings have
     collapsed. online: `labels` for those of the data, or labeled pictures, judged while training runs. tensorboard: write its
-    files too. masks: what is foreground, for views that mask the background.
+    files too. masks: what is foreground, for views that mask the background. stages: what the run is made of, one after the other, see
+    stages.py; none is one training of `size` and epochs or minutes. subset: the pictures trained on. depth: stages of the encoder from the
+    first on; none is all. trains, batch_norm: as in Stage. span: the part of a longer training that this is, for all that follows progress.
 
     Raises:
         ValueError: a number outside its range, named.
@@ -75,9 +80,15 @@ class RunConfig:
     online: str | None = None
     tensorboard: bool = False
     steps: int | None
+    depth: int | None = None
+    trains: str = "all"
+    batch_norm: str = "move"
+    span: tuple[float, float] = (0.0, 1.0)
+    subset: Subset | None = None
     masks: MaskRule
     method: Method
     optimizer: Optimizer
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if not 4 <= self.size <= 1024:
@@ -100,6 +111,11 @@ class RunConfig:
             raise ValueError(f"watch_every is {self.watch_every}; wanted 1 or more steps")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; wanted 1 or more")
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth is {self.depth}; wanted 1 or more stages of the encoder, or none for all")
+        if not 0.0 <= self.span[0] < self.span[1] <= 1.0:
+            raise ValueError(f"span is {self.span}; wanted where it begins and ends, within 0 and 1")
+        check_stages(self.stages)
         for name, known in (
             ("stem", ("auto", "standard", "small")),
             ("device", ("auto", "cpu", "cuda", "mps")),
@@ -108,6 +124,8 @@ class RunConfig:
             ("execution", ("eager", "graph", "compile")),
             ("pack", ("auto", "raw", "jpeg")),
             ("augmentation", ("fast", "parity")),
+            ("trains", ("all", "new")),
+            ("batch_norm", ("move", "fixed")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; wanted {', '.join(known[:-1])} or {known[-1]}")
@@ -145,6 +163,41 @@ def total_steps(config: RunConfig, pictures: int) -> int:
     if config.epochs is None:
         raise UsageError("the number of steps is not fixed yet; wanted epochs, or a calibrated run")
     return max(1, round(config.epochs * steps_per_epoch(pictures, config.batch_size)))
+
+
+def pictures_of_epoch(config: RunConfig, pictures: int, whole: int) -> int:
+    """The pictures by which the steps of an epoch are counted: those trained on, or all of which these are a part."""
+    return whole if config.subset is not None and config.subset.equal_steps else pictures
+
+
+def stage_settings(config: RunConfig, k: int) -> RunConfig:
+    """The settings of stage k of a run, counted from 0: those of a run of its own, which begins where the stage before it ended.
+
+    Its seed is another one than the run's after the first stage, so that the same pictures are not seen in the same views again.
+    """
+    stage = config.stages[k]
+    share = stage.share
+    minutes = None if share is None or config.minutes is None else share * config.minutes
+    epochs = stage.epochs if share is None else None if config.epochs is None else share * config.epochs
+    return replace(
+        config,
+        stages=(),
+        size=stage.size,
+        epochs=epochs,
+        minutes=minutes,
+        steps=None,
+        seed=config.seed if k == 0 else derive(config.seed, "stage", k) % 2**31,
+        depth=config.depth if stage.depth is None else stage.depth,
+        encoder=stage.encoder or config.encoder,
+        subset=stage.subset or config.subset,
+        batch_size=stage.batch_size or config.batch_size,
+        trains=stage.trains,
+        batch_norm=stage.batch_norm,
+        span=spans(config.stages)[k],
+        weights_from=config.weights_from if k == 0 else None,
+        method=config.method if stage.views is None else replace(config.method, views=stage.views),
+        optimizer=config.optimizer if stage.lr is None else replace(config.optimizer, lr=stage.lr),
+    )
 
 
 def _size_rule(facts: Facts) -> tuple[int, str]:
@@ -244,11 +297,25 @@ def resolve_config(
         "masks": "for views that mask the background",
         "method": f"preset {name} ({chosen.status}; {chosen.source})",
         "optimizer": f"preset {name}",
+        "depth": "the whole encoder",
+        "trains": "all weights",
+        "batch_norm": "statistics move in training",
+        "span": "a training of its own",
     }
     if tables:
         config = _lay(config, tables, origin)
         reasons.update(dict.fromkeys(tables, "the file"))
         reasons["preset"] = "the file"
+    resolution = flags.pop("resolution", None)
+    stages = flags.get("stages") or ()
+    if stages and "size" not in flags:
+        flags["size"] = stages[-1].size
+    if stages and all(stage.epochs is not None for stage in stages):
+        if "epochs" in flags or "minutes" in flags:
+            raise UsageError(
+                "--stages says epochs, and --epochs or --minutes is given too; wanted one of them, or shares: --stages 16x70%,32x30%"
+            )
+        flags["epochs"] = float(sum(stage.epochs or 0.0 for stage in stages))
     if flags:
         config = _lay(config, flags, "")
         reasons.update(dict.fromkeys(flags, "given"))
@@ -265,7 +332,28 @@ def resolve_config(
             )
         config = override(config, path, value)
         reasons[path] = "--set"
+    if resolution is not None:
+        config = _with_resolution(config, resolution)
+        reasons |= {f"method.views.{v}.size": "given" for v in range(len(config.method.views))}
     return config, reasons
+
+
+def _with_resolution(config: RunConfig, resolution: str | float | Schedule) -> RunConfig:
+    """The settings with the sizes of all views multiplied by a part of the run's size that changes with progress."""
+    try:
+        read = override(config, "method.views.0.size", resolution).method.views[0].size
+    except UsageError as error:
+        raise UsageError(f"--resolution: {error}; as in 'Ramp(0.5, 1.0, until=0.7)' or 'Cyclic(0.5, 1.0, cycles=4)'") from None
+    if read is None or max(resolved := over(read)) > 1.0:
+        at = "none" if read is None else f"{resolved[0]:g} at first and {max(resolved):g} at most"
+        raise UsageError(
+            f"--resolution is {at}; wanted parts of the run's size, above 0 and at most 1, as in 'Ramp(0.5, 1.0, until=0.7)'"
+        )
+    for v, view in enumerate(config.method.views):
+        if isinstance(view.size, Schedule):
+            raise UsageError(f"--resolution with view {v}, whose size changes already ({view.size}); wanted one of the two")
+        config = override(config, f"method.views.{v}.size", Product(read, 1.0 if view.size is None else float(view.size)))
+    return config
 
 
 def _lay(config: RunConfig, tables: dict[str, Any], origin: str) -> RunConfig:
@@ -305,4 +393,5 @@ def smallest_side(config: RunConfig) -> int:
         max(pixels(view.size, config.size, progress) for progress in SPAN) / math.sqrt(view.scale[0])
         for view in config.method.views
     ]
-    return math.ceil(max([*sides, config.size / 0.875]))
+    later = [smallest_side(stage_settings(config, k)) for k in range(len(config.stages))]
+    return max([math.ceil(max([*sides, config.size / 0.875])), *later])

@@ -47,12 +47,34 @@ def origin_of(path: str | Path) -> Origin:
     folder = place.parent.parent if named and place.parent.name == "checkpoints" else place
     if not (folder / "run.toml").exists():
         raise UsageError(f"there is no run in {folder}; wanted a run folder, or DIR/checkpoints/step-000123 in one")
+    if stages := stages_of(folder):
+        raise UsageError(f"{folder} is a run of {len(stages)} stages; wanted one of them, such as {stages[-1]}")
     return Origin(folder, int(named[1]) if named and folder != place else None)
 
 
 def finished(folder: Path) -> bool:
     """Whether the run in this folder is done."""
     return (folder / "encoder" / "config.json").exists() and (folder / "summary.json").exists()
+
+
+def stages_of(folder: Path) -> list[Path]:
+    """The folders of a run's stages, in order; none where it was trained in one piece.
+
+    Example:
+        >>> stages_of(Path("no/such/run"))
+        []
+    """
+    place = folder / "stages"
+    if not place.is_dir():
+        return []
+    found = [(int(named[1]), inner) for inner in place.iterdir() if (named := re.fullmatch(r"(\d+)-\d+px", inner.name))]
+    return [inner for _, inner in sorted(found)]
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """Where a run's last checkpoints are: its own, or those of the last of its stages."""
+    stages = stages_of(folder)
+    return (stages[-1] if stages else folder) / "checkpoints"
 
 
 def stored_config(folder: Path) -> RunConfig | None:

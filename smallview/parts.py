@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from statistics import fmean, median_high
 from typing import Any
 
@@ -23,13 +24,14 @@ from smallview.evaluation.features import weights_hash
 from smallview.networks.batch_norm import synchronize
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
 from smallview.networks.modes import evaluating
-from smallview.networks.online_target import Networks
+from smallview.networks.online_target import Branch, Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
 from smallview.training.cost import training_flops
+from smallview.training.handover import Ended, take_over_state
 from smallview.training.loop import StepReport, train, train_step
 from smallview.training.memory import passes_for
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
@@ -69,7 +71,11 @@ class Parts:
         say: told when views do not come for a minute, of which pictures.
         """
         config = self.config
-        order = batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
+        begin, end = config.span
+        order = (
+            replace(batch, progress=begin + (end - begin) * batch.progress)
+            for batch in batches(len(self.pack), config.batch_size, config.seed, start, stop, total_steps=total)
+        )
 
         def on_wait(batch: Batch, seconds: float) -> None:
             names = [self.pack.names[int(i)] for i in batch.index[:MOST_NAMED]]
@@ -103,6 +109,25 @@ class Parts:
             self.config.method, online, self.state.networks.predictor, described.in_channels, self.config.size
         )
 
+    def epochs_224(self, epochs: float) -> float | None:
+        """Passes over the pictures at 224 px with the whole encoder that so many of these would pay for; None where no shape tells it.
+
+        Source: how S3L's schedules are compared (Cao and Wu, 2021).
+        """
+        config, channels = self.config, self.encoder_config.in_channels
+        own = self.state.networks.online.encoder
+        cost = partial(training_flops, config.method, predictor=None, in_channels=channels)
+        try:
+            if config.depth is None:
+                whole = copy.deepcopy(own).to("meta")
+            else:
+                with torch.device("meta"):
+                    whole = build_encoder(config.encoder, in_channels=channels, size=config.size, stem=config.stem)[0]
+            there = cost(online=Branch(whole, nn.Identity()), size=224)
+            return epochs * cost(online=Branch(own, nn.Identity()), size=config.size) / there
+        except (RuntimeError, NotImplementedError, AssertionError, ValueError):
+            return None
+
     def memory(self) -> int:
         """Bytes that pictures and views take while training, whatever the number of pictures; memory-mapped files are not counted."""
         return self.pack.memory(self.config.batch_size, self.maker.threads) + self.maker.memory(self.config.batch_size, SLOTS)
@@ -131,11 +156,18 @@ def views_ahead(
 
 
 def build(
-    config: RunConfig, pack: Pack, encoder: str | nn.Module | None, say: Say, foregrounds: Foregrounds | None = None
+    config: RunConfig,
+    pack: Pack,
+    encoder: str | nn.Module | None,
+    say: Say,
+    foregrounds: Foregrounds | None = None,
+    before: Ended | None = None,
+    made_for: int | None = None,
 ) -> tuple[RunConfig, Parts]:
     """Networks, optimizer, state and views, all from the seed; layout and dtype by the rule, the record, or the probe.
 
-    foregrounds: what stands in front in the pictures, where the method has views without background.
+    foregrounds: what stands in front in the pictures, where the method has views without background. before: the stage that this one
+    takes over from, whose normalisation stays. made_for: the size of the pictures that the encoder will see in the end.
     """
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
@@ -154,8 +186,15 @@ def build(
                 f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)"
             )
         net, described = build_encoder(
-            config.encoder, in_channels=pack.channels, size=config.size, stem=config.stem, seed=derive(config.seed, "encoder")
+            config.encoder,
+            in_channels=pack.channels,
+            size=made_for or config.size,
+            stem=config.stem,
+            seed=derive(config.seed, "encoder"),
+            depth=config.depth,
         )
+        if made_for is not None and made_for != config.size:
+            described = replace(described, size=config.size, made_for=made_for)
     weights = None
     if config.weights_from is not None:
         weights = take_weights(net, described, config.weights_from)
@@ -164,7 +203,7 @@ def build(
         say(
             f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
         )
-    mean, std = channel_statistics(pack, config.seed)
+    mean, std = channel_statistics(pack, config.seed) if before is None else (before.encoder.mean, before.encoder.std)
     described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
     if pack.channels != 3 and any(
         (view.jitter and (view.saturation or view.hue)) or view.grayscale for view in config.method.views
@@ -185,10 +224,23 @@ def build(
             torch.manual_seed(derive(config.seed, "heads"))
             passes = passes_for(config.execution, config.memory, say)
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target, passes)
+        if before is not None:
+            new = before.into(networks, described, derive(config.seed, "growth"), say)
+            if config.trains == "new":
+                if not new:
+                    raise UsageError("trains is new and this stage adds nothing to the encoder; wanted a greater depth, or all")
+                old = [name for name, _ in networks.online.encoder.named_parameters() if name not in set(new)]
+                from smallview.networks.growing import freeze
+
+                freeze(networks.online.encoder, old, config.batch_norm)
         synchronize(networks)
         precision.place(networks, device)
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
-        return TrainState(networks, config.optimizer.build(networks, device), bank)
+        state = TrainState(networks, config.optimizer.build(networks, device), bank)
+        if before is not None:
+            for told in take_over_state(state, before.tensors, optimizer=config.span[0] > 0.0):
+                say(told)
+        return state
 
     cut = patches_of(pack, config, described, device)
     maker = ViewMaker(
@@ -289,41 +341,47 @@ def patches_of(pack: Pack, config: RunConfig, encoder: EncoderConfig, device: to
 
 
 def calibrate(parts: Parts, minutes: float, say: Say) -> int:
-    """Steps that fit the minutes: a few real steps on a copy of the state are timed, and the run is not touched.
-
-    Where views change their size, the timed steps lie evenly over the training and their mean counts.
-    """
+    """Steps that fit the minutes, from `seconds_of_step`."""
     config = parts.config
-    state = copy.deepcopy(parts.state.networks)
-    trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
-    times: list[float] = []
-
-    def on_step(report: StepReport) -> bool:
-        times.append(report.seconds)
-        return False
-
-    count = WARMUP_STEPS + CALIBRATION_STEPS
-    train(
-        trial,
-        config.method,
-        views_ahead(parts.maker, config.batch_size, trial_batches(parts)),
-        total_steps=count,
-        lr=0.0,
-        seed=config.seed,
-        precision=parts.precision,
-        device=parts.device,
-        on_step=on_step,
-    )
-    steady = all(view.size is None or isinstance(view.size, (int, float)) for view in config.method.views)
-    step = float(collectives.tell(str((median_high if steady else fmean)(times[WARMUP_STEPS:]))))
+    step = seconds_of_step(parts)
     steps = max(1, int(60.0 * minutes / step))
     epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
     say(f"{1000 * step:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
     return steps
 
 
+def seconds_of_step(parts: Parts, most: float = 20.0) -> float:
+    """What a step takes: a few real ones on a copy of the state are timed, for `most` seconds or little more, and the run is not touched.
+
+    Where views change their size, the timed steps lie evenly over the training and their mean counts.
+    """
+    config = parts.config
+    state = copy.deepcopy(parts.state.networks)
+    trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
+    steady = all(view.size is None or isinstance(view.size, (int, float)) for view in config.method.views)
+    times: list[float] = []
+
+    def on_step(report: StepReport) -> bool:
+        times.append(report.seconds)
+        return steady and len(times) > WARMUP_STEPS and sum(times) > most and collectives.world() == 1
+
+    train(
+        trial,
+        config.method,
+        views_ahead(parts.maker, config.batch_size, trial_batches(parts)),
+        total_steps=WARMUP_STEPS + CALIBRATION_STEPS,
+        lr=0.0,
+        seed=config.seed,
+        precision=parts.precision,
+        device=parts.device,
+        on_step=on_step,
+    )
+    return float(collectives.tell(str((median_high if steady else fmean)(times[WARMUP_STEPS:]))))
+
+
 def trial_batches(parts: Parts) -> Iterator[Batch]:
     """The batches that calibrate times: after the warm-up, each from the middle of an equal part of the training."""
     config, count = parts.config, WARMUP_STEPS + CALIBRATION_STEPS
     for batch in batches(len(parts.pack), config.batch_size, config.seed, 0, count):
-        yield replace(batch, progress=max(0.0, (batch.step - WARMUP_STEPS + 0.5) / CALIBRATION_STEPS))
+        part = max(0.0, (batch.step - WARMUP_STEPS + 0.5) / CALIBRATION_STEPS)
+        yield replace(batch, progress=config.span[0] + (config.span[1] - config.span[0]) * part)

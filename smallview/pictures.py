@@ -66,14 +66,16 @@ def told_when_stuck(
         thread.join()
 
 
-def decoded(source: Source, config: RunConfig, folder: Path | None, say: Say) -> Pack:
+def decoded(source: Source, config: RunConfig, folder: Path | None, say: Say, short_side: int | None = None) -> Pack:
     """Every picture decoded once; what is broken is named in the folder, if there is one, and counted.
+
+    short_side: what the pictures are shrunk to, the settings' own need by default.
 
     Raises:
         DataError: fewer than two can be read.
     """
     told = telling("decoding", say)
-    side = smallest_side(config)
+    side = short_side or smallest_side(config)
     with told_when_stuck(told, say, lambda i: source.names[min(i, len(source) - 1)]) as told:
         pack = open_pack(source, short_side=side, kind=config.pack, threads=config.threads, progress=told, keep_older=True)
     if pack.kind == "jpeg":

@@ -87,6 +87,31 @@ class Ramp:
 
 
 @dataclass(frozen=True)
+class Cyclic:
+    """Linear from `start` to `end`, `cycles` times over: what begins anew is the number, and not the training.
+
+    Source: cyclic resolutions and rates are Kocyigit et al., 2022.
+
+    Example:
+        >>> Cyclic(0.5, 1.0, cycles=2).at(0.25), Cyclic(0.5, 1.0, cycles=2).at(0.5), Cyclic(0.5, 1.0, cycles=2).at(1.0)
+        (0.75, 0.5, 1.0)
+    """
+
+    start: float
+    end: float
+    cycles: int = 2
+
+    def __post_init__(self) -> None:
+        if self.cycles < 1:
+            raise ValueError(f"cycles is {self.cycles}; wanted 1 or more")
+
+    def at(self, progress: float) -> float:
+        """The value at `progress` in [0, 1]."""
+        done = 1.0 if progress >= 1.0 else progress * self.cycles % 1.0
+        return self.start * (1.0 - done) + self.end * done
+
+
+@dataclass(frozen=True)
 class Steps:
     """Piecewise constant: `values[0]` before progress `at_progress[0]`, `values[1]` from there, and so on.
 
@@ -165,7 +190,7 @@ class Staircase:
         return resolve(self.value, min(math.floor(progress * self.stairs + 1e-9), self.stairs - 1) / self.stairs)
 
 
-Schedule = Constant | Cosine | WarmupCosine | Ramp | Steps | Delayed | Product | Staircase
+Schedule = Constant | Cosine | WarmupCosine | Ramp | Cyclic | Steps | Delayed | Product | Staircase
 
 
 def resolve(value: float | Schedule, progress: float) -> float:

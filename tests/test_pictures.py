@@ -173,7 +173,7 @@ def test_a_finished_run_stays_so_when_its_pictures_change(
     sv.pretrain(folder, out=tmp_path / "run", **_settings(epochs=1))
     _change(folder)
     with monkeypatch.context() as patch:
-        patch.setattr("smallview.run.decoded", lambda *_: pytest.fail("the pictures were opened"))
+        patch.setattr("smallview.single.decoded", lambda *_: pytest.fail("the pictures were opened"))
         sv.pretrain(folder, out=tmp_path / "run", **_settings(epochs=1, quiet=False))
     assert f"{tmp_path / 'run'} is finished; --fresh starts anew" in capsys.readouterr().err
     folder.rename(tmp_path / "others")

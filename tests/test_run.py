@@ -21,6 +21,7 @@ from torch import nn
 
 import smallview as sv
 from smallview import run as story
+from smallview import single
 from smallview.cli import main
 from smallview.config import RunConfig
 from smallview.errors import DataError, LockedError, StoppedError, UsageError
@@ -241,13 +242,13 @@ def test_minutes_fix_the_steps_before_the_first(
 ) -> None:
     given = tiny(minutes=0.003, epochs=None)
     with monkeypatch.context() as patch:
-        patch.setattr(story, "_train", lambda *_: pytest.fail("the record was wanted before the first step"))
-        patch.setattr(story, "_train", _looking_at(tmp_path / "run" / "run.toml"))
+        patch.setattr(single, "_train", lambda *_: pytest.fail("the record was wanted before the first step"))
+        patch.setattr(single, "_train", _looking_at(tmp_path / "run" / "run.toml"))
         with pytest.raises(StoppedError):
             sv.pretrain(pictures(), out=tmp_path / "run", **given)
     fixed = load_toml(tmp_path / "run" / "run.toml")
     assert fixed["minutes"] == 0.003 and fixed["epochs"] == "none" and fixed["steps"] >= 1
-    monkeypatch.setattr(story, "calibrate", lambda *_: pytest.fail("a run that began is not measured again"))
+    monkeypatch.setattr(single, "calibrate", lambda *_: pytest.fail("a run that began is not measured again"))
     run = sv.pretrain(pictures(), out=tmp_path / "run", **given)
     assert load_toml(tmp_path / "run" / "run.toml") == fixed
     assert steps_logged(run.path)[-1] == fixed["steps"]

@@ -24,7 +24,8 @@ SMALLEST_MAP = 4
 class EncoderConfig:
     """What encoder/config.json says: enough to build the encoder again and to feed it.
 
-    architecture: `dense_small`, a timm name, or `custom:<class>`. features: F. mean, std: normalisation of pictures in [0, 1].
+    architecture: `dense_small`, a timm name, or `custom:<class>`. features: F. mean, std: normalisation of pictures in [0, 1]. made_for: the
+    size that it was built for, where it is another one than pictures have.
     """
 
     architecture: str
@@ -35,6 +36,7 @@ class EncoderConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     format_version: int = 1
+    made_for: int | None = None
 
 
 def final_map(size: int, reduction: int) -> int:
@@ -132,7 +134,7 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
 
 
 def build_encoder(
-    name: str, *, in_channels: int = 3, size: int = 32, stem: str = "auto", seed: int = 0
+    name: str, *, in_channels: int = 3, size: int = 32, stem: str = "auto", seed: int = 0, depth: int | None = None
 ) -> tuple[nn.Module, EncoderConfig]:
     """An encoder with fresh weights that depend on `seed` alone, and its description.
 
@@ -242,7 +244,9 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
             f"the encoder in {place} is a module of your own ({config.architecture[7:]}); pass it: load(path, into=module)"
         )
     else:
-        net, _ = build_encoder(config.architecture, in_channels=config.in_channels, size=config.size, stem=config.stem)
+        net, _ = build_encoder(
+            config.architecture, in_channels=config.in_channels, size=config.made_for or config.size, stem=config.stem
+        )
     try:
         net.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

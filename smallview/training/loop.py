@@ -149,20 +149,23 @@ def train(
     on_step: Callable[[StepReport], bool],
     say: Callable[[str], None] = lambda message: None,
     make_do: bool = True,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> bool:
     """Train until `total_steps`; `on_step` sees every report and returns True to stop. -> whether it was finished.
 
     feed yields (Batch, views) from `state.step` on; of several processes, each has its own part of the views. A step whose numbers are
     not finite is skipped and said; the third in a row raises DivergedError. Where memory does not suffice and `make_do`, the networks are called in
-    a way that takes less, and `say` is told; DoesNotFitError where none is left.
+    a way that takes less, and `say` is told; DoesNotFitError where none is left. span: the part of a longer training that this is.
     """
+    begin, end = span
+    longer = max(1, round(total_steps / (end - begin)))
     state.networks.train()
     before = time.perf_counter()
     for batch, views in feed:
         waited = time.perf_counter() - before
-        progress = state.step / total_steps
+        progress = begin + (end - begin) * (state.step / total_steps)
         rate = resolve(lr, progress)
-        step = partial(train_step, state, method, views, progress=progress, lr=rate, seed=seed, total_steps=total_steps)
+        step = partial(train_step, state, method, views, progress=progress, lr=rate, seed=seed, total_steps=longer)
         step = partial(step, precision=precision, device=device)
         done = _in_memory(step, state, len(batch.index), say) if make_do else step()
         state.skipped = 0 if done.finite else state.skipped + 1

@@ -93,7 +93,14 @@ class ViewMaker:
         samples = self.pictures.first + index
         return [
             sampling.draw(
-                view, v, pixels(view.size, self.size, batch.progress), heights, widths, samples, self.seed, batch.epoch
+                view.at(batch.progress),
+                v,
+                pixels(view.size, self.size, batch.progress),
+                heights,
+                widths,
+                samples,
+                self.seed,
+                batch.epoch,
             )
             for v, view in enumerate(self.views)
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from smallview.errors import UsageError
 from smallview.records import SeenBy
-from smallview.schedules import SPAN, Schedule, resolve
+from smallview.schedules import SPAN, Schedule, over, resolve
 
 Background = Literal["gray", "mean", "random_gray", "noise", "blur"]
 NOISE, BLUR = -1, -2  # in place of a byte: what stands there differs from pixel to pixel
@@ -26,7 +26,8 @@ class View:
     [-x, x]. blur_sigma: pixels at a 224-pixel view, scaled with the size, so that a 32-pixel view is hardly blurred. noise: standard
     deviation on pixels in [0, 1]. mask_background: probability that the view is cut from the picture without its background; background:
     what stands there instead: middle gray, the pictures' mean colour, a gray drawn for each, noise, the picture itself strongly
-    blurred, or a colour of one's own, a byte for each channel, such as (124, 116, 104).
+    blurred, or a colour of one's own, a byte for each channel, such as (124, 116, 104). strength: what brightness, contrast, saturation
+    and hue are multiplied by, and how far the smallest scale goes down from the largest; a schedule lets disturbances grow as the training goes on.
 
     Source: the defaults are SimCLR's views (Chen et al., 2020, appendix A) with MoCo v2's strengths and crop area; sizes that grow:
     FFCV-SSL (Bordes et al., 2023); masked backgrounds: ReLICv2 (Tomasev et al., 2022).
@@ -56,6 +57,7 @@ class View:
     noise: float = 0.0
     mask_background: float = 0.0
     background: Background | tuple[int, ...] = "gray"
+    strength: float | Schedule = 1.0
     seen_by: SeenBy = "both"
 
     def __post_init__(self) -> None:
@@ -88,8 +90,24 @@ class View:
             raise ValueError(
                 f"background is {self.background!r}; wanted {', '.join(get_args(Background))}, or a colour such as (124, 116, 104)"
             )
+        if not all(0.0 <= amount <= 1.0 for amount in over(self.strength)):
+            raise ValueError(f"strength is {self.strength}; wanted numbers from 0 to 1")
         if self.seen_by not in ("both", "online", "target"):
             raise ValueError(f"seen_by is {self.seen_by!r}; wanted both, online or target")
+
+    def at(self, progress: float) -> View:
+        """The view as it is drawn at `progress` in [0, 1].
+
+        Example:
+            >>> View(strength=0.5, scale=(0.2, 1.0)).at(0.0).scale
+            (0.6, 1.0)
+        """
+        amount = resolve(self.strength, progress)
+        if amount == 1.0:
+            return self
+        strengths = {name: amount * getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
+        smallest = self.scale[1] - amount * (self.scale[1] - self.scale[0])
+        return replace(self, strength=1.0, scale=(smallest, self.scale[1]), **strengths)
 
 
 def _check_size(size: int | float | Schedule) -> None:

@@ -1,0 +1,148 @@
+"""A run of several stages: each is a training in a folder of its own, RUN/stages/1-56px, and begins with what the one before has left.
+
+Nothing but the folders says how far it has come, so that a run which was killed anywhere, between two stages too, goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smallview.collectives import rank, tell, wait_for_all
+from smallview.config import RunConfig, smallest_side, stage_settings
+from smallview.continuing import finished, going_on, stages_of, stored_config, write_config
+from smallview.data.sources import Source
+from smallview.files import jsonl_line, write_text
+from smallview.networks.encoders import build_encoder
+from smallview.single import Call, Link, Run, Start, as_it_is, run_training
+from smallview.training.handover import Ended
+from smallview.training.log import read_jsonl
+from smallview.training.progress import clock
+
+SUMMED = ("train_seconds", "forecast_seconds", "flops", "steps", "epochs", "images", "epochs_224")
+GREATEST = ("peak_memory_mib", "forecast_memory_mib")
+
+
+def run_stages(source: Source, start: Start, call: Call) -> Run:
+    """Train stage after stage, from where the folders say that it stands."""
+    config, folder = start.config, start.folder
+    leads, count = rank() == 0, len(config.stages)
+    if not isinstance(call.encoder, nn.Module) and config.stem == "auto":
+        # one stem for all stages, that of the pictures which the encoder will see in the end
+        config = replace(config, stem=build_encoder(config.encoder, in_channels=source.channels, size=config.size)[1].stem)
+    if leads and not start.began:
+        write_config(folder, config, {"pictures": len(source)})
+    wait_for_all()
+    command = call.command
+    of_stage = replace(call, command=None if command is None else lambda _: command(folder))
+    places = [folder / "stages" / f"{k + 1}-{stage.size}px" for k, stage in enumerate(config.stages)]
+    for k, place in enumerate(places):
+        if _told(finished(place)):
+            continue
+        settings = stage_settings(config, k)
+        own = copy.deepcopy(call.encoder) if isinstance(call.encoder, nn.Module) else None
+        before = None if k == 0 else Ended.of(places[k - 1], own)
+        link = Link(k + 1, count, config.seed, smallest_side(config), config.size, before, _same_pictures(config, places, k))
+        begun = _told((place / "run.toml").exists())
+        if leads:
+            place.mkdir(parents=True, exist_ok=True)
+            stored = stored_config(place)
+            if stored is not None:
+                settings = going_on(replace(settings, steps=stored.steps), stored, set(), place, call.say)
+        wait_for_all()
+        length = (
+            f"{settings.epochs:g} epoch{'s' * (settings.epochs != 1)}"
+            if settings.epochs is not None
+            else f"{settings.minutes:g} minutes"
+        )
+        call.say(f"{link.name}: {settings.size} px, {length}" + (f", depth {settings.depth}" if settings.depth else ""))
+        this = Start(settings, place, begun, False, start.batch_given, None, source, link)
+        told = Start.told(this if leads else None)
+        this = this if leads else replace(told, source=source, link=link)
+        run_training(source, this, of_stage)
+        wait_for_all()
+        if leads and k + 1 < count:
+            _join_metrics(folder, places[: k + 1])
+    if leads:
+        _join_metrics(folder, places)
+        _finish(folder, config, places)
+        call.say(_sentence(folder))
+    wait_for_all()
+    return as_it_is(folder, call.encoder, lambda message: None)
+
+
+def _told(value: bool) -> bool:
+    """What process 0 sees, on every process."""
+    return bool(json.loads(tell(json.dumps(value))))
+
+
+def _same_pictures(config: RunConfig, places: Sequence[Path], k: int) -> Path | None:
+    """The folder of the stage before, if it trains on the same pictures: they must not have changed since it began."""
+    if k == 0 or stage_settings(config, k).subset != stage_settings(config, k - 1).subset:
+        return None
+    return places[k - 1]
+
+
+def _finish(folder: Path, config: RunConfig, places: Sequence[Path]) -> None:
+    """The last stage's encoder is the run's; what all of them cost is what it cost."""
+    summaries = [json.loads((place / "summary.json").read_text(encoding="utf-8")) for place in places]
+    target = folder / "encoder"
+    target.mkdir(exist_ok=True)
+    for name in ("model.safetensors", "config.json"):
+        shutil.copyfile(places[-1] / "encoder" / name, target / f"{name}.part")
+        (target / f"{name}.part").replace(target / name)
+    last = summaries[-1]
+    summed = total_cost([summary["cost"] for summary in summaries])
+    cost = {**{name: value for name, value in last["cost"].items() if name not in (*SUMMED, *GREATEST)}, **summed}
+    stages = [
+        {"stage": k + 1, "size": stage.size, "folder": f"stages/{place.name}", "cost": summary["cost"]}
+        for k, (stage, place, summary) in enumerate(zip(config.stages, places, summaries, strict=True))
+    ]
+    write_text(
+        folder / "summary.json", json.dumps({**last, "seed": config.seed, "cost": cost, "stages": stages}, indent=2) + "\n"
+    )
+
+
+def total_cost(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several trainings cost together: sums, and the greatest memory.
+
+    Example:
+        >>> total_cost([{"steps": 2, "peak_memory_mib": 5}, {"steps": 3, "peak_memory_mib": 4}])
+        {'steps': 5, 'peak_memory_mib': 5}
+    """
+    out: dict[str, Any] = {}
+    for name in SUMMED:
+        if all(name in cost for cost in costs):
+            whole = sum(cost[name] for cost in costs)
+            out[name] = whole if isinstance(whole, int) else float(f"{whole:.6g}")
+    for name in GREATEST:
+        if all(name in cost for cost in costs):
+            out[name] = max(cost[name] for cost in costs)
+    return out
+
+
+def _join_metrics(folder: Path, places: Sequence[Path]) -> None:
+    """The run's metrics.jsonl: those of its stages, with steps, images, seconds and FLOPs counted through."""
+    lines, before = [], dict.fromkeys(("step", "images", "seconds", "flops", "epoch"), 0.0)
+    for k, place in enumerate(places, 1):
+        last = dict(before)
+        for record in read_jsonl(place / "metrics.jsonl"):
+            through = {name: before[name] + record[name] for name in before if isinstance(record.get(name), (int, float))}
+            whole = {name: int(value) if name in ("step", "images") else value for name, value in through.items()}
+            lines.append(jsonl_line({**record, **whole, "stage": k}).decode())
+            last |= through
+        before = last
+    write_text(folder / "metrics.jsonl", "".join(lines))
+
+
+def _sentence(folder: Path) -> str:
+    cost = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["cost"]
+    count = len(stages_of(folder))
+    return f"finished: {count} stages, {cost['steps']:,} steps in {clock(cost['train_seconds'])}; the encoder is in {folder / 'encoder'}"

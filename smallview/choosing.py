@@ -1,0 +1,62 @@
+"""The part of the pictures that a run trains on, chosen once and listed in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from smallview.config import RunConfig
+from smallview.data.sources import Source
+from smallview.data.subsets import Subset, positions, taken, typical_and_diverse
+from smallview.errors import DataError
+from smallview.files import write_text
+from smallview.output.embed import embed_pack
+
+LIST = "subset.json"
+Say = Callable[[str], None]
+
+
+def part_of(
+    source: Source, config: RunConfig, seed: int, folder: Path | None, say: Say
+) -> tuple[Source, npt.NDArray[np.int64]]:
+    """(the pictures that the settings' subset asks for, their positions in all of them).
+
+    The list is written into the folder, where there is one: `subset.json` has position and name of each.
+
+    Raises:
+        DataError: more asked for than there is, or no labels where classes are asked for.
+    """
+    subset = config.subset
+    assert subset is not None, "the settings have a subset"
+    known = subset.chosen_by is None
+    chosen = positions(source, subset, seed) if known else _chosen_by(source, subset, seed, config.threads, folder, say)
+    if len(chosen) < 2:
+        raise DataError(f"the subset of {source.name} has {len(chosen)} picture; wanted 2 or more")
+    say(f"training on {len(chosen):,} of {len(source):,} pictures of {source.name}")
+    if folder is not None:
+        listed = {
+            "pictures": len(source),
+            "fingerprint": source.fingerprint,
+            "positions": chosen.tolist(),
+            "names": [
+                source.names[int(i)].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for i in chosen
+            ],
+        }
+        write_text(folder / LIST, json.dumps(listed) + "\n")
+    return taken(source, chosen, f"{source.name}-{len(chosen)}"), chosen
+
+
+def _chosen_by(source: Source, subset: Subset, seed: int, threads: int, folder: Path | None, say: Say) -> npt.NDArray[np.int64]:
+    """What an encoder finds typical and diverse; what a run has chosen stays while its pictures do."""
+    assert subset.chosen_by is not None, "the caller has looked"
+    if folder is not None and (folder / LIST).exists() and source.fingerprint is not None:
+        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        if listed["fingerprint"] == source.fingerprint:
+            return np.array(listed["positions"], np.int64)
+    say(f"{subset.chosen_by} looks at {len(source):,} pictures to choose typical and diverse ones")
+    features, pack = embed_pack(subset.chosen_by, source, threads=threads)
+    return np.sort(pack.index[typical_and_diverse(features, subset.count(len(source)), seed)]).astype(np.int64)

@@ -1,0 +1,300 @@
+"""Runs of several stages: what is handed over, and that they end with the same bits wherever they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kill_server import Server
+
+import smallview as sv
+from smallview import chain, single
+from smallview.cli import main
+from smallview.continuing import stages_of
+from smallview.errors import DataError, UsageError
+from smallview.networks.encoders import load_encoder
+from smallview.settings import load_toml
+from smallview.stages import Stage, read_stages
+from smallview.training import checkpoint
+
+KILLS = 6
+
+
+class Killed(BaseException):
+    """As if the process had been killed: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    desk = tmp_path_factory.mktemp("desk")
+    np.save(desk / "array.npy", pictures())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMALLVIEW_CACHE", str(desk / "cache"))
+        yield desk
+
+
+@pytest.fixture(autouse=True)
+def one_thread(desk: Path) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(n: int = 48) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (n, 16, 16, 3), dtype=np.uint8)
+
+
+def staged(folder: Path, stages: str | tuple[Stage, ...] = "8x2,16x1", data: Any = None, **more: Any) -> Path:
+    given = {"batch_size": 16, "threads": 1, "quiet": True, "method": "moco_v2", **more}
+    given["stages"] = read_stages(stages) if isinstance(stages, str) else stages
+    return sv.pretrain(pictures() if data is None else data, out=folder, **given).path
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "encoder" / "model.safetensors").read_bytes()
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    loaded = checkpoint.load_latest(folder / "checkpoints")
+    assert loaded is not None
+    return loaded[1]
+
+
+@pytest.fixture(scope="module")
+def whole(desk: Path) -> Path:
+    """A run of two stages that nobody interrupted."""
+    return staged(desk / "whole")
+
+
+def test_the_run_is_what_its_last_stage_came_to(whole: Path) -> None:
+    first, last = stages_of(whole)
+    assert (first.name, last.name) == ("1-8px", "2-16px")
+    assert weights(whole) == weights(last) != weights(first)
+    summary = json.loads((whole / "summary.json").read_text())
+    parts = [json.loads((place / "summary.json").read_text())["cost"] for place in (first, last)]
+    assert summary["cost"]["steps"] == 9 == sum(part["steps"] for part in parts)
+    assert summary["cost"]["flops"] == pytest.approx(sum(part["flops"] for part in parts), rel=1e-4)
+    assert summary["cost"]["epochs_224"] == pytest.approx(sum(part["epochs_224"] for part in parts), rel=1e-3)
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+    assert records[-1]["step"] == 9 and {record["stage"] for record in records} == {1, 2}
+    assert load_encoder(whole)[1].size == 16
+
+
+def test_weights_target_and_queue_are_handed_over_and_the_optimizer_is_not(whole: Path, desk: Path, tmp_path: Path) -> None:
+    first, last = stages_of(whole)
+    before = tensors(first)
+    seen: dict[str, torch.Tensor] = {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def train(parts: Any, *_: object) -> None:
+            if parts.config.size == 16:
+                seen.update({name: value.clone() for name, value in parts.state.tensors().items()})
+                seen["lr"] = torch.tensor(parts.lr().at(parts.config.span[0]))
+                raise Killed
+
+        real = single._train
+        patch.setattr(single, "_train", lambda parts, *rest: train(parts) or real(parts, *rest))
+        with pytest.raises(Killed):
+            staged(tmp_path / "run")
+    carried = [name for name in before if name.startswith(("networks.", "bank."))]
+    assert any(name.startswith("bank.") for name in carried) and any("target" in name for name in carried)
+    assert all(torch.equal(seen[name], before[name]) for name in carried)
+    assert not any(name.startswith("optimizer.") for name in seen) and seen["lr"] == 0.0
+    means = {load_encoder(place)[1].mean for place in (first, last)}
+    assert len(means) == 1
+
+
+def test_a_stage_that_goes_on_has_optimizer_and_rate_of_the_one_before(tmp_path: Path) -> None:
+    one = sv.pretrain(pictures(), "moco_v2", out=tmp_path / "one", epochs=3, size=8, batch_size=16, threads=1, quiet=True).path
+    stages = (Stage(8, epochs=2.0), Stage(8, epochs=1.0, schedule="continue"))
+    two = staged(tmp_path / "two", stages)
+    rates = {}
+    for path in (one, two):
+        rates[path] = {
+            record["step"]: record["lr"] for record in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        }
+    assert rates[two][9] == pytest.approx(rates[one][9]) and rates[two][6] > rates[two][9] > 0.0
+    momentum = [name for name in tensors(stages_of(two)[1]) if name.startswith("optimizer.")]
+    assert momentum
+
+
+def test_the_second_stage_sees_other_views_in_another_order(whole: Path) -> None:
+    seeds = {load_toml(place / "run.toml")["seed"] for place in stages_of(whole)}
+    assert len(seeds) == 2 and load_toml(whole / "run.toml")["seed"] in seeds
+
+
+WORST = {
+    "before the encoder of the first stage is written": (single, "save_encoder"),
+    "between its encoder and its summary": (single, "write_text"),
+    "before the second stage reads what it begins with": (chain.Ended, "of"),
+    "before the second stage writes what it is": (single, "write_config"),
+    "before its first checkpoint": (single, "_train"),
+    "before the run's own encoder is written": (chain, "_finish"),
+    "before the run's metrics are joined": (chain, "_join_metrics"),
+}
+
+
+@pytest.mark.parametrize("moment", WORST)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_killed_at_the_worst_moments_it_ends_with_the_same_bits(
+    moment: str, nth: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = WORST[moment]
+    real, calls = getattr(place, name), 0
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise Killed
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, dies)
+        try:
+            staged(tmp_path / "run")
+        except Killed:
+            pass
+        else:
+            assert calls < nth, "the moment has come"
+    again = staged(tmp_path / "run")
+    assert weights(again) == weights(whole)
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k in ("step", "loss", "stage", "epoch")} for line in text.splitlines()]
+        for text in ((path / "metrics.jsonl").read_text() for path in (again, whole))
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(desk: Path) -> None:
+    server = Server(desk)
+    try:
+        text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x4,12x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
+        started = time.monotonic()
+        code, said = server.run([*text.split(), "--out", str(desk / "calm")])
+        assert code == 0, said
+        seconds = time.monotonic() - started
+        draw, kills = random.Random("stages"), 0
+        while kills < KILLS:
+            out = desk / f"killed-{kills}"
+            while True:
+                child = server.start([*text.split(), "--out", str(out)])
+                if kills < KILLS:
+                    time.sleep(draw.uniform(0.05, 0.9) * seconds)
+                    os.kill(child, signal.SIGKILL)
+                code, said = server.end()
+                assert "Traceback" not in said and code in (0, -signal.SIGKILL), said
+                if code == 0:
+                    break
+                kills += 1
+            assert weights(out) == weights(desk / "calm")
+    finally:
+        server.close()
+
+
+def test_a_finished_run_of_stages_is_left_as_it_is(
+    whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single, "_train", lambda *_: pytest.fail("it is finished"))
+    before = weights(whole)
+    staged(whole, quiet=False)
+    assert weights(whole) == before
+
+
+def test_other_stages_are_another_run(whole: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds a run with other settings \(.*stages"):
+        staged(whole, "8x2,16x2")
+
+
+def test_pictures_that_change_between_two_stages_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(chain.Ended, "of", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            staged(tmp_path / "run")
+    changed = pictures()
+    changed[3] = 255 - changed[3]
+    with pytest.raises(DataError, match="the pictures changed since"):
+        staged(tmp_path / "run", data=changed)
+
+
+def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
+    data = (pictures(), np.arange(48) % 4)
+    from smallview.data.subsets import Subset
+
+    stages = (Stage(8, epochs=1.0, subset=Subset(per_class=5)), Stage(16, epochs=1.0, subset=Subset(per_class=9)))
+    path = staged(tmp_path / "run", stages, data)
+    small, large = (json.loads((place / "subset.json").read_text()) for place in stages_of(path))
+    assert (len(small["positions"]), len(large["positions"])) == (20, 36)
+    assert set(small["names"]) < set(large["names"]) and small["pictures"] == 48
+
+
+def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smallview import choosing
+    from smallview.data.subsets import Subset
+
+    given: dict[str, Any] = {
+        "batch_size": 8,
+        "threads": 1,
+        "quiet": True,
+        "epochs": 2,
+        "subset": Subset(20, chosen_by=str(whole)),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(single, "_train", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            sv.pretrain(pictures(), out=tmp_path / "run", **given)
+    listed = (tmp_path / "run" / "subset.json").read_bytes()
+    monkeypatch.setattr(choosing, "embed_pack", lambda *_, **__: pytest.fail("it was chosen already"))
+    sv.pretrain(pictures(), out=tmp_path / "run", **given)
+    assert (tmp_path / "run" / "subset.json").read_bytes() == listed
+    assert len(json.loads(listed)["positions"]) == 20
+
+
+def test_a_run_of_stages_is_judged_and_embedded_like_any_other(whole: Path) -> None:
+    labels = np.arange(48) % 3
+    rows = sv.evaluate(
+        whole, (pictures(), labels), (pictures(), labels), ("knn", "layers"), threads=1, leaks=False, cache=False
+    )
+    assert any(row.metric.startswith("layers projector") for row in rows), "the projector is found in the last stage"
+    assert sv.embed(whole, pictures(), threads=1).shape == (48, 512)
+    assert len((whole / "rows.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_resuming_from_a_run_of_stages_names_one_of_them(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a run of 2 stages; wanted one of them, such as .*2-16px"):
+        sv.pretrain(pictures(), resume_from=whole, out=tmp_path / "on", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("--stages 8x2;16x1", "is no stage"),
+        ("--stages 8x50%,16x20%", "70% of the run"),
+        ("--stages 8x2,16x1 --minutes 3", "wanted one of them"),
+        ("--subset 4000", "4,000 pictures of array are asked for and there are 48"),
+        ("--subset 3/class", "has no labels"),
+        ("--depth 9", "9"),
+    ],
+)
+def test_the_command_line_says_what_does_not_fit(
+    flags: str, wanted: str, desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", str(desk / "array.npy"), *flags.split(), "--out", str(tmp_path / "no"), "--quiet"])
+    said = capsys.readouterr().err
+    assert ended.value.code in (2, 3), said
+    assert wanted in said and "Traceback" not in said
+    assert not (tmp_path / "no" / "encoder").exists()
