@@ -280,7 +280,7 @@ def take_weights(net: nn.Module, described: EncoderConfig, place: str) -> str:
     """
     own = described.architecture.startswith("custom:")
     stored, config = load_encoder(place, into=copy.deepcopy(net) if own else None)
-    for name in ("architecture", "stem", "in_channels"):
+    for name in ("architecture", "stem", "in_channels", "depth"):
         if getattr(config, name) != getattr(described, name):
             raise UsageError(
                 f"weights_from: the encoder in {place} has {name} {getattr(config, name)} and this run's has {getattr(described, name)}; "

@@ -18,6 +18,7 @@ from smallview.data.decoding import BadPicture
 from smallview.data.pack_kind import pack_kind, stored_kind
 from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
+from smallview.networks.dense_small import widths_of
 from smallview.networks.encoders import OWN
 from smallview.settings import dump_toml, to_tables
 from smallview.training.compiled import check_views
@@ -58,9 +59,9 @@ def check_encoder(name: str) -> None:
     """Tells of an encoder that nobody knows before anything slow begins.
 
     Raises:
-        UsageError: neither ours nor timm's.
+        UsageError: neither ours nor timm's, or widths that cannot be built.
     """
-    if name in OWN or name.startswith("custom:"):
+    if widths_of(name) is not None or name.startswith("custom:"):
         return
     import timm
 
@@ -145,7 +146,7 @@ def explain(config: RunConfig, reasons: Mapping[str, str], *, as_json: bool = Fa
 def default_out(source: Source, config: RunConfig) -> Path:
     """runs/<data name>-<method>-<encoder>."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name)
-    return Path("runs") / f"{plain}-{config.preset}-{config.encoder.replace('custom:', '').replace('/', '-')}"
+    return Path("runs") / f"{plain}-{config.preset}-{config.encoder.replace('custom:', '').replace('/', '-').replace(':', '-')}"
 
 
 def next_free(out: Path) -> Path:

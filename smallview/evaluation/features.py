@@ -144,6 +144,7 @@ def fresh_encoder(encoder: nn.Module, config: EncoderConfig, seed: int) -> nn.Mo
         size=config.size,
         stem=config.stem,
         seed=derive(seed, "encoder"),
+        depth=config.depth,
     )
     return fresh
 

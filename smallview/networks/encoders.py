@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import SmallviewError, UsageError, suggest
-from smallview.networks.dense_small import DenseSmall
+from smallview.networks.dense_small import DenseSmall, strides_of, widths_of
+from smallview.networks.growing import count_stages, truncate
 from smallview.networks.modes import evaluating
 
 _log = logging.getLogger("smallview.networks")
@@ -24,8 +26,9 @@ SMALLEST_MAP = 4
 class EncoderConfig:
     """What encoder/config.json says: enough to build the encoder again and to feed it.
 
-    architecture: `dense_small`, a timm name, or `custom:<class>`. features: F. mean, std: normalisation of pictures in [0, 1]. made_for: the
-    size that it was built for, where it is another one than pictures have.
+    architecture: `dense_small`, `dense_small:48-96-192` with widths of one's own, a timm name, or `custom:<class>`. features: F. mean, std:
+    normalisation of pictures in [0, 1]. depth: the number of stages that were kept; none: all. made_for: the size that it was built for,
+    where it is another one than pictures have.
     """
 
     architecture: str
@@ -36,6 +39,7 @@ class EncoderConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     format_version: int = 1
+    depth: int | None = None
     made_for: int | None = None
 
 
@@ -138,10 +142,12 @@ def build_encoder(
 ) -> tuple[nn.Module, EncoderConfig]:
     """An encoder with fresh weights that depend on `seed` alone, and its description.
 
-    name: `dense_small` or a timm name. stem "auto" takes the small stem when the final feature map would be under 4x4.
+    name: `dense_small`, with widths of one's own as in `dense_small:48-96-192-512`, or a timm name. stem "auto" takes the small stem when
+    the final feature map would be under 4x4. depth: the number of stages to keep, all by default. Stem and weights are those of the
+    whole encoder whatever the depth, so that one grows into the other.
 
     Raises:
-        UsageError: an unknown name, or a stem that the encoder cannot have.
+        UsageError: an unknown name, or a stem or depth that the encoder cannot have.
 
     Example:
         >>> net, config = build_encoder("dense_small", size=32)
@@ -152,12 +158,16 @@ def build_encoder(
         raise UsageError(f'--stem is "{stem}"; wanted auto, standard or small')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name in OWN:
-            chosen = ("small" if final_map(size, 16) < SMALLEST_MAP else "standard") if stem == "auto" else stem
-            net: nn.Module = DenseSmall(in_channels, chosen)
+        if (widths := widths_of(name)) is not None:
+            reduction = math.prod(strides_of("standard", len(widths)))
+            chosen = ("small" if final_map(size, reduction) < SMALLEST_MAP else "standard") if stem == "auto" else stem
+            net: nn.Module = DenseSmall(in_channels, chosen, widths)
         else:
             net, chosen = _timm_encoder(name, in_channels, size, stem)
-    return net, EncoderConfig(name, chosen, in_channels, size, count_features(net, in_channels, size))
+    if depth is not None:
+        whole, net = net, truncate(net, depth)
+        depth = depth if depth < count_stages(whole) else None
+    return net, EncoderConfig(name, chosen, in_channels, size, count_features(net, in_channels, size), depth=depth)
 
 
 def describe(module: nn.Module, *, in_channels: int, size: int) -> EncoderConfig:
@@ -200,9 +210,12 @@ def save_encoder(module: nn.Module, config: EncoderConfig, folder: Path) -> None
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    said = {
+        k: v for k, v in asdict(config).items() if (k, v) != ("depth", None)
+    }  # what is whole is read by earlier versions too
     for name, content in (
         ("model.safetensors", save(tensors)),
-        ("config.json", (json.dumps(asdict(config), indent=2) + "\n").encode()),
+        ("config.json", (json.dumps(said, indent=2) + "\n").encode()),
     ):
         partial = folder / f"{name}.part"
         partial.write_bytes(content)
@@ -245,7 +258,11 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
         )
     else:
         net, _ = build_encoder(
-            config.architecture, in_channels=config.in_channels, size=config.made_for or config.size, stem=config.stem
+            config.architecture,
+            in_channels=config.in_channels,
+            size=config.made_for or config.size,
+            stem=config.stem,
+            depth=config.depth,
         )
     try:
         net.load_state_dict(tensors, strict=True)
