@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from smallview.config import RunConfig
-from smallview.continuing import checkpoints_of, finished, stored_config
+from smallview.continuing import checkpoints_of, finished, stages_of, stored_config
 from smallview.errors import DataError, UsageError
 from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.cache import FeatureCache
@@ -158,10 +158,21 @@ def opened(
     config = stored_config(folder) if finished(folder) else None
     if config is None:
         return subject
-    training = Training(
-        config.method.views, config.optimizer, config.batch_size, int(subject.cost.get("steps", config.steps or 0))
-    )
-    return replace(subject, projector=_projector(folder, config, subject), training=training)
+    return replace(subject, projector=_projector(folder, config, subject), training=_training(folder, config, subject.cost))
+
+
+def _training(folder: Path, config: RunConfig, cost: Mapping[str, Any]) -> Training:
+    """How a run was trained, stage by stage where it had several."""
+    places = stages_of(folder)
+    if not places:
+        steps = int(cost.get("steps", config.steps or 0))
+        return Training(config.method.views, config.optimizer, config.batch_size, steps, depth=config.depth)
+    stages: list[Training] = []
+    for place in places:
+        own = stored_config(place)
+        assert own is not None and own.steps is not None, "a finished run has finished stages"
+        stages.append(Training(own.method.views, own.optimizer, own.batch_size, own.steps, own.size, own.depth, own.encoder))
+    return replace(stages[-1], before=tuple(stages[:-1]))
 
 
 def train_supervised(

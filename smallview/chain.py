@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,12 @@ from smallview.collectives import rank, tell, wait_for_all
 from smallview.config import RunConfig, smallest_side, stage_settings
 from smallview.continuing import finished, going_on, stages_of, stored_config, write_config
 from smallview.data.sources import Source
+from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import jsonl_line, write_text
-from smallview.networks.encoders import build_encoder
+from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
+from smallview.pictures import decoded
 from smallview.single import Call, Link, Run, Start, as_it_is, run_training
+from smallview.training.cost import forward_macs
 from smallview.training.handover import Ended
 from smallview.training.log import read_jsonl
 from smallview.training.progress import clock
@@ -72,7 +74,7 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
             _join_metrics(folder, places[: k + 1])
     if leads:
         _join_metrics(folder, places)
-        _finish(folder, config, places)
+        _finish(folder, config, places, source, call)
         call.say(_sentence(folder))
     wait_for_all()
     return as_it_is(folder, call.encoder, lambda message: None)
@@ -90,14 +92,20 @@ def _same_pictures(config: RunConfig, places: Sequence[Path], k: int) -> Path | 
     return places[k - 1]
 
 
-def _finish(folder: Path, config: RunConfig, places: Sequence[Path]) -> None:
-    """The last stage's encoder is the run's; what all of them cost is what it cost."""
+def _finish(folder: Path, config: RunConfig, places: Sequence[Path], source: Source, call: Call) -> None:
+    """The last stage's encoder is the run's; what all of them cost is what it cost.
+
+    Where the run's pictures are of another size than the last stage's, its BatchNorm layers get the statistics of these.
+    """
     summaries = [json.loads((place / "summary.json").read_text(encoding="utf-8")) for place in places]
-    target = folder / "encoder"
-    target.mkdir(exist_ok=True)
-    for name in ("model.safetensors", "config.json"):
-        shutil.copyfile(places[-1] / "encoder" / name, target / f"{name}.part")
-        (target / f"{name}.part").replace(target / name)
+    own = copy.deepcopy(call.encoder) if isinstance(call.encoder, nn.Module) else None
+    encoder, described = load_encoder(places[-1], own)
+    if described.size != config.size:
+        pack = decoded(source, config, None, call.say)
+        described = replace(described, size=config.size, made_for=None)
+        recalibrate(encoder, described, pack)
+        call.say(f"for pictures of {config.size} px the encoder has got the BatchNorm statistics of such")
+    save_encoder(encoder, described, folder / "encoder")
     last = summaries[-1]
     summed = total_cost([summary["cost"] for summary in summaries])
     cost = {**{name: value for name, value in last["cost"].items() if name not in (*SUMMED, *GREATEST)}, **summed}
@@ -105,9 +113,9 @@ def _finish(folder: Path, config: RunConfig, places: Sequence[Path]) -> None:
         {"stage": k + 1, "size": stage.size, "folder": f"stages/{place.name}", "cost": summary["cost"]}
         for k, (stage, place, summary) in enumerate(zip(config.stages, places, summaries, strict=True))
     ]
-    write_text(
-        folder / "summary.json", json.dumps({**last, "seed": config.seed, "cost": cost, "stages": stages}, indent=2) + "\n"
-    )
+    cost["forward_mmacs"] = round(forward_macs(encoder, described.in_channels, described.size) / 1e6, 2)
+    told = {**last, "seed": config.seed, "encoder_sha256": weights_hash(encoder), "cost": cost, "stages": stages}
+    write_text(folder / "summary.json", json.dumps(told, indent=2) + "\n")
 
 
 def total_cost(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def evaluate(
     partial
         Take weights that cover a part only.
     size
-        Side of the views in pixels, for an encoder that does not say it itself.
+        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
     stem
         auto, standard or small, for an encoder given by --weights.
     device

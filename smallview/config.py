@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from smallview.data.masking import MaskRule
 from smallview.data.subsets import Subset
@@ -81,8 +81,8 @@ class RunConfig:
     tensorboard: bool = False
     steps: int | None
     depth: int | None = None
-    trains: str = "all"
-    batch_norm: str = "move"
+    trains: Literal["all", "new"] = "all"
+    batch_norm: Literal["moves", "fixed"] = "moves"
     span: tuple[float, float] = (0.0, 1.0)
     subset: Subset | None = None
     masks: MaskRule
@@ -124,8 +124,6 @@ class RunConfig:
             ("execution", ("eager", "graph", "compile")),
             ("pack", ("auto", "raw", "jpeg")),
             ("augmentation", ("fast", "parity")),
-            ("trains", ("all", "new")),
-            ("batch_norm", ("move", "fixed")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; wanted {', '.join(known[:-1])} or {known[-1]}")

@@ -23,6 +23,7 @@ from smallview.errors import UsageError
 from smallview.evaluation.features import weights_hash
 from smallview.networks.batch_norm import synchronize
 from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
+from smallview.networks.freezing import freeze
 from smallview.networks.modes import evaluating
 from smallview.networks.online_target import Branch, Networks
 from smallview.objectives.negatives import Cut
@@ -178,6 +179,10 @@ def build(
     for idle in config.method.idle():
         say(f"has no effect: {idle}")
     if isinstance(encoder, nn.Module):
+        if config.depth is not None:
+            raise UsageError(
+                f"depth is {config.depth} and the encoder is a module of your own; wanted a named encoder, or the module cut"
+            )
         net: nn.Module = copy.deepcopy(encoder)
         described = describe(net, in_channels=pack.channels, size=config.size)
     else:
@@ -227,11 +232,10 @@ def build(
         if before is not None:
             new = before.into(networks, described, derive(config.seed, "growth"), say)
             if config.trains == "new":
+                new = [name for name in new if name in dict(networks.online.encoder.named_parameters())]
                 if not new:
                     raise UsageError("trains is new and this stage adds nothing to the encoder; wanted a greater depth, or all")
                 old = [name for name, _ in networks.online.encoder.named_parameters() if name not in set(new)]
-                from smallview.networks.growing import freeze
-
                 freeze(networks.online.encoder, old, config.batch_norm)
         synchronize(networks)
         precision.place(networks, device)

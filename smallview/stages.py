@@ -25,8 +25,8 @@ class Stage:
     how many stages of the encoder there are, from the first on. encoder: another one, which must be able to go on as what it has learned:
     wider, deeper. subset: the pictures it sees. lr, views: its own.
     schedule: `restart` begins optimizer, learning rate and all that changes with progress anew, as S3L does; `continue` goes on
-    with those of the stage before. trains: `all`, or `new` for nothing of the encoder but what this stage has added. batch_norm: the statistics
-    of what is not trained `move` with what passes, as in S3L's code, or are `fixed`.
+    with those of the stage before. trains: `all`, or `new` for nothing of the encoder but what this stage has added. batch_norm: with `moves` the
+    statistics of what is not trained follow what passes, as in S3L's code; with `fixed` they stay.
 
     Raises:
         ValueError: a number outside its range, named.
@@ -47,7 +47,7 @@ class Stage:
     batch_size: int | None = None
     schedule: Literal["restart", "continue"] = "restart"
     trains: Literal["all", "new"] = "all"
-    batch_norm: Literal["move", "fixed"] = "move"
+    batch_norm: Literal["moves", "fixed"] = "moves"
 
     def __post_init__(self) -> None:
         if not 4 <= self.size <= 1024:

@@ -298,3 +298,145 @@ def test_the_command_line_says_what_does_not_fit(
     assert ended.value.code in (2, 3), said
     assert wanted in said and "Traceback" not in said
     assert not (tmp_path / "no" / "encoder").exists()
+
+
+@pytest.mark.parametrize("encoder", ["dense_small", "resnet18"])
+def test_a_dropped_stage_is_grown_again_and_the_rest_kept_to_the_bit(encoder: str, tmp_path: Path) -> None:
+    stages = (Stage(16, epochs=1.0, depth=4), Stage(16, epochs=0.01, lr=1e-30, depth=5))
+    path = staged(tmp_path / "run", stages, encoder=encoder)
+    first, last = stages_of(path)
+    small, config = load_encoder(first)
+    full, _ = load_encoder(last)
+    assert config.depth == 4 and load_encoder(path)[1].depth is None
+    kept, grown = dict(small.named_parameters()), dict(full.named_parameters())
+    assert set(kept) < set(grown) and all(torch.equal(kept[name], grown[name]) for name in kept)
+    assert sum(p.numel() for p in kept.values()) < 0.6 * sum(p.numel() for p in grown.values())
+
+
+@pytest.mark.parametrize("batch_norm", ["moves", "fixed"])
+def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tmp_path: Path) -> None:
+    stages = (Stage(16, epochs=1.0, depth=4), Stage(16, epochs=1.0, depth=5, trains="new", batch_norm=batch_norm))
+    path = staged(tmp_path / "run", stages, encoder="dense_small")
+    first, last = ({name: value for name, value in load_encoder(place)[0].state_dict().items()} for place in stages_of(path))
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert not any(name.endswith(("weight", "bias")) for name in moved)
+    assert any("running" in name for name in moved) == (batch_norm == "moves")
+    again = staged(tmp_path / "again", stages, encoder="dense_small")
+    assert weights(again) == weights(path)
+
+
+def test_nothing_new_to_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="adds nothing to the encoder"):
+        staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, trains="new")))
+
+
+@pytest.mark.parametrize(
+    ("small", "large"), [("dense_small:8-16-32-32-32", "dense_small:8-24-32-40-48-48"), ("resnet18", "resnet34")]
+)
+def test_an_encoder_grows_and_the_whole_method_computes_what_it_did(small: str, large: str, tmp_path: Path) -> None:
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        real = single._train
+
+        def train(parts: Any, *rest: Any) -> None:
+            if parts.config.encoder == large:
+                seen["grown"] = parts.state.networks
+                raise Killed
+            real(parts, *rest)
+            seen["before"] = parts.state.networks
+
+        patch.setattr(single, "_train", train)
+        with pytest.raises(Killed):
+            staged(
+                tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, encoder=large)), encoder=small, method="byol"
+            )
+    views = torch.randn(8, 3, 16, 16)
+    for net in seen.values():
+        net.eval()
+    with torch.no_grad():
+        for side in ("online", "target"):
+            one, two = (getattr(seen[when], side)(views) for when in ("before", "grown"))
+            assert torch.allclose(one, two, atol=1e-5 * float(one.abs().max())), side
+        predicted = [net.predictor(net.online(views)) for net in (seen["before"], seen["grown"])]
+    assert torch.allclose(*predicted, atol=1e-4)
+    assert weights(
+        staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, encoder=large)), encoder=small, method="byol")
+    )
+
+
+def test_an_encoder_that_is_no_continuation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be grown into"):
+        staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, encoder="mobilenetv3_small_050")))
+
+
+def test_a_truncated_encoder_is_trained_saved_and_used(tmp_path: Path) -> None:
+    run = sv.pretrain(pictures(), depth=3, out=tmp_path / "run", epochs=1, batch_size=16, threads=1, quiet=True)
+    assert sv.embed(run.path, pictures(), threads=1).shape == (48, 128)
+    assert load_encoder(run.path)[1].depth == 3
+
+
+def separable(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(n) % 3
+    noise = np.random.default_rng(1).normal(0, 30, (n, 16, 16, 3))
+    return np.clip(60 + 60 * labels[:, None, None, None] + noise, 0, 255).astype(np.uint8), labels
+
+
+def test_the_baseline_with_labels_goes_through_the_same_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smallview.evaluation import labelled
+
+    stages = (Stage(8, epochs=2.0, depth=4), Stage(16, epochs=1.0, depth=5))
+    path = staged(tmp_path / "run", stages, separable(), encoder="dense_small")
+    seen: list[tuple[int, int, int]] = []
+    real = labelled.train_with_labels
+
+    def watched(encoder: Any, config: Any, part: Any, **given: Any) -> Any:
+        started = [v.clone() for v in encoder.state_dict().values()]
+        net = real(encoder, config, part, **given)
+        seen.append((given["size"], config.features, given["steps"]))
+        if len(seen) == 2:  # it began with what the first stage had come to
+            assert all(torch.equal(a, b) for a, b in zip(started, ended[0], strict=False))
+        ended.append([v.clone() for v in net.encoder.state_dict().values()])
+        return net
+
+    ended: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(labelled, "train_with_labels", watched)
+    rows = sv.evaluate(path, separable(), separable(), "supervised", threads=1, leaks=False)
+    assert seen == [(8, 256, 6), (16, 512, 3)]
+    assert "6 steps at 8 px, 3 steps" in rows[0].protocol
+
+
+def test_a_truncated_encoder_is_fine_tuned_as_the_whole_after_a_warm_up(tmp_path: Path) -> None:
+    run = sv.pretrain(
+        separable(), depth=4, out=tmp_path / "run", epochs=1, batch_size=16, threads=1, quiet=True, encoder="dense_small"
+    )
+    sets = {
+        "finetune.epochs": 2,
+        "finetune.batch_size": 20,
+        "finetune.grow": "whole",
+        "finetune.warm_epochs": 1,
+        "finetune.size": 24,
+    }
+    (row,) = sv.evaluate(run.path, separable(), separable(), "finetune", sets=sets, threads=1, leaks=False)
+    assert "before that 3 steps of what was added to the 4 stages" in row.protocol and "views of 24 px" in row.protocol
+    assert row.value > 40.0
+    plain = {name: value for name, value in sets.items() if "grow" not in name}
+    (kept,) = sv.evaluate(run.path, separable(), separable(), "finetune", sets=plain, threads=1, leaks=False)
+    assert "added" not in kept.protocol
+
+
+def test_stages_of_small_pictures_end_with_statistics_of_the_runs_own_size(tmp_path: Path) -> None:
+    path = staged(tmp_path / "run", "8x2", size=16)
+    (stage,) = stages_of(path)
+    assert (load_encoder(path)[1].size, load_encoder(stage)[1].size) == (16, 8)
+    small, large = (load_encoder(place)[0].state_dict() for place in (stage, path))
+    differ = {name.rsplit(".", 1)[1] for name in small if not torch.equal(small[name], large[name])}
+    assert differ == {"running_mean", "running_var", "num_batches_tracked"}
+    labels = np.arange(48) % 3
+    rows = sv.evaluate(path, (pictures(), labels), (pictures(), labels), "knn", threads=1, leaks=False)
+    assert "one centre view 16 px" in rows[0].protocol
+
+
+def test_an_encoder_is_judged_at_another_size_when_that_is_asked_for(whole: Path) -> None:
+    labels = np.arange(48) % 3
+    rows = sv.evaluate(whole, (pictures(), labels), (pictures(), labels), "knn", size=12, threads=1, leaks=False)
+    assert "one centre view 12 px" in rows[0].protocol

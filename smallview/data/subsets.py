@@ -140,8 +140,8 @@ def _enough(wanted: int, there: int, what: str) -> int:
 def typical_and_diverse(features: npt.NDArray[np.float32], n: int, seed: int) -> npt.NDArray[np.int64]:
     """The positions, rising, of n pictures by their features [N, F]: spread over clusters, and near the middle of each.
 
-    Source: after Hacohen et al., 2022 (TypiClust): as many clusters as pictures are chosen, up to 500 and of 20 pictures on average; of each the one
-    nearest to its centre, then the next ones, in turns.
+    Source: after Hacohen et al., 2022 (TypiClust): as many clusters as pictures are chosen, up to 500 and of 20 pictures on average; of
+    each the one nearest to its centre, then the next ones, in turns.
 
     Example:
         >>> two = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)

@@ -26,12 +26,19 @@ PIXEL_SIDE = 32
 
 @dataclass(frozen=True)
 class Training:
-    """How an encoder was trained, as far as a training with labels can do the same: views, optimizer, batch and steps."""
+    """How an encoder was trained, as far as a training with labels can do the same: views, optimizer, batch and steps.
+
+    size, depth, encoder: of its views and of itself, where they are others than in the end. before: the stages that it went through first.
+    """
 
     views: tuple[View, ...]
     optimizer: Optimizer
     batch_size: int
     steps: int
+    size: int | None = None
+    depth: int | None = None
+    encoder: str | None = None
+    before: tuple[Training, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def fresh_encoder(encoder: nn.Module, config: EncoderConfig, seed: int) -> nn.Mo
     fresh, _ = build_encoder(
         config.architecture,
         in_channels=config.in_channels,
-        size=config.size,
+        size=config.made_for or config.size,
         stem=config.stem,
         seed=derive(seed, "encoder"),
         depth=config.depth,

@@ -19,7 +19,8 @@ from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.features import Training, fresh_encoder
 from smallview.evaluation.linear import standardisation
 from smallview.evaluation.metrics import Kind
-from smallview.networks.encoders import EncoderConfig
+from smallview.networks.encoders import EncoderConfig, count_features
+from smallview.networks.growing import grow, regrow
 from smallview.networks.modes import evaluating
 from smallview.optimizers import Optimizer, learning_rate
 from smallview.seeds import derive, generator
@@ -94,21 +95,24 @@ def train_with_labels(
     mixup: float = 0.0,
     which: Tensor | None = None,
     size: int | None = None,
+    head: nn.Linear | None = None,
 ) -> Classifier:
     """Train an encoder, or one linear layer on it, on labeled pictures; the encoder given is changed unless it is frozen.
 
     views: each picture is seen in all of them at every step, and the loss is their mean. which: positions of the pictures to train
-    on. size: of the views, the encoder's own by default. Everything drawn is a function of `seed`.
+    on. size: of the views, the encoder's own by default. head: a linear layer to go on with, a fresh one by default.
+    Everything drawn is a function of `seed`.
     """
     device = torch.device(bench.device)
     where = np.arange(len(part)) if which is None else which.numpy()
     target = part.targets
     batch_size = min(batch_size, len(where))
-    torch.manual_seed(derive(seed, "head"))
-    head = nn.Linear(config.features, bench.classes)
-    if frozen:  # nothing is known yet
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+    if head is None:
+        torch.manual_seed(derive(seed, "head"))
+        head = nn.Linear(config.features, bench.classes)
+        if frozen:  # nothing is known yet
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
     offset, scale = torch.zeros(bench.classes), torch.ones(bench.classes)
     if part.kind == "numbers":
         offset, scale = standardisation(target[torch.from_numpy(where)])
@@ -149,17 +153,48 @@ def train_with_labels(
 def supervised(who: Contestant, part: Labeled, bench: Bench, training: Training, seed: int) -> Classifier:
     """The same encoder from fresh weights, trained with labels: the run's own views, optimizer, batch and number of steps.
 
-    Views keep their backgrounds: masks belong to the run's own pictures.
+    A run of stages is followed stage by stage, its sizes and depths too; each begins its optimizer and its learning rate anew. Views keep
+    their backgrounds: masks belong to the run's own pictures.
     """
-    return train_with_labels(
-        *(fresh_encoder(who.module, who.config, seed), who.config, part),
-        views=tuple(replace(view, mask_background=0.0) for view in training.views),
-        optimizer=training.optimizer,
-        batch_size=training.batch_size,
-        steps=training.steps,
-        bench=bench,
-        seed=derive(seed, "supervised"),
-    )
+    net: Classifier | None = None
+    stages = (*training.before, training)
+    for k, one in enumerate(stages):
+        config = replace(who.config, architecture=one.encoder or who.config.architecture, depth=one.depth)
+        encoder = fresh_encoder(who.module, config, seed)
+        size = one.size or config.size
+        config = replace(config, features=count_features(encoder, config.in_channels, size))
+        if net is not None:
+            carry(net.encoder, encoder, derive(seed, "growth", k))
+        net = train_with_labels(
+            *(encoder, config, part),
+            views=tuple(replace(view, mask_background=0.0) for view in one.views),
+            optimizer=one.optimizer,
+            batch_size=one.batch_size,
+            steps=one.steps,
+            bench=bench,
+            seed=derive(seed, "supervised") if k == 0 else derive(seed, "supervised", k),
+            size=size,
+        )
+    assert net is not None, "there is one stage at least"
+    return net
+
+
+def carry(old: nn.Module, new: nn.Module, seed: int) -> None:
+    """Give an encoder what an earlier one has learned: the same one, one without its last stages, or one that grows into it.
+
+    Raises:
+        UsageError: none of these.
+    """
+    if type(old) is type(new) and [(n, v.shape) for n, v in old.state_dict().items()] == [
+        (n, v.shape) for n, v in new.state_dict().items()
+    ]:
+        new.load_state_dict(old.state_dict())
+    elif set(old.state_dict()) < set(new.state_dict()) and all(
+        new.state_dict()[name].shape == value.shape for name, value in old.state_dict().items()
+    ):
+        regrow(old, new)
+    else:
+        grow(old, new, seed)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from smallview.evaluation.bench import Labeled
 from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import Judged
 from smallview.evaluation.judge import match_classes
-from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
+from smallview.networks.encoders import EncoderConfig, build_encoder, count_features, describe, load_encoder
 from smallview.networks.foreign import Coverage, fit_weights, read_weights
 from smallview.records import Pictures
 
@@ -33,8 +33,9 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_channels: int = 3) -> Judged:
     """The encoder to judge, with how to feed it.
 
-    A run or encoder folder says all itself. A timm name means timm's pretrained weights, found on this machine only (nothing is
-    downloaded). A module [B, C, S, S] -> [B, F] is fed pictures of `size` (default 32), normalised by mean 0.5 and deviation 0.25.
+    A run or encoder folder says all itself; `size` shows it pictures of another one. A timm name means timm's pretrained weights, found
+    on this machine only (nothing is downloaded). A module [B, C, S, S] -> [B, F] is fed pictures of `size` (default 32), normalised by
+    mean 0.5 and deviation 0.25.
 
     Raises:
         UsageError: none of these. SmallviewError: damaged or missing weights.
@@ -47,6 +48,10 @@ def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_ch
     if not path.exists() and len(path.parts) == 1 and "." in str(what):
         return _pretrained(str(what))
     encoder, config = load_encoder(path)
+    if size is not None and size != config.size:
+        if count_features(encoder, config.in_channels, size) != config.features:
+            raise UsageError(f"{path} has other features at {size} px than at {config.size}; wanted --size {config.size}")
+        config = replace(config, size=size, made_for=config.made_for or config.size)
     seed, cost = 0, {}
     if (path / "summary.json").is_file():
         try:

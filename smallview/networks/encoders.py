@@ -210,9 +210,8 @@ def save_encoder(module: nn.Module, config: EncoderConfig, folder: Path) -> None
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-    said = {
-        k: v for k, v in asdict(config).items() if (k, v) != ("depth", None)
-    }  # what is whole is read by earlier versions too
+    # what is whole is read by earlier versions too
+    said = {name: value for name, value in asdict(config).items() if value is not None}
     for name, content in (
         ("model.safetensors", save(tensors)),
         ("config.json", (json.dumps(said, indent=2) + "\n").encode()),

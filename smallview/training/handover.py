@@ -5,6 +5,7 @@ Source: Cao and Wu, 2021 (S3L): query, key, head and queue are loaded; a queue o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from smallview.errors import UsageError
 from smallview.networks.encoders import EncoderConfig, load_encoder
+from smallview.networks.growing import grow, split_inputs
 from smallview.networks.online_target import Networks
 from smallview.training import checkpoint
 from smallview.training.state import TrainState
@@ -23,8 +25,9 @@ ENCODERS = ("online.encoder.", "target.encoder.")
 
 @dataclass(frozen=True)
 class Ended:
-    """A stage that has ended: how its encoder is described, and every tensor of its last checkpoint."""
+    """A stage that has ended: its encoder, how that is described, and every tensor of its last checkpoint."""
 
+    net: nn.Module = field(repr=False)
     encoder: EncoderConfig
     tensors: dict[str, Tensor] = field(repr=False)
 
@@ -35,24 +38,56 @@ class Ended:
         Raises:
             UsageError: it has not ended, or its last checkpoint is gone.
         """
-        _, config = load_encoder(folder, into=into)
+        net, config = load_encoder(folder, into=into)
         loaded = checkpoint.load_latest(folder / "checkpoints")
         if loaded is None:
             raise UsageError(f"{folder} has no checkpoint any more; wanted its last one, which the next stage begins with")
-        return Ended(config, loaded[1])
+        return Ended(net, config, loaded[1])
 
     def into(self, networks: Networks, encoder: EncoderConfig, seed: int, say: Callable[[str], None]) -> list[str]:
         """Give networks what this stage has learned; -> the names of what is new in the encoder.
 
+        Another encoder than this stage's is one that it grows into: it computes the same at first.
+
         Raises:
             UsageError: an encoder that is no continuation of this stage's.
         """
+        if encoder.architecture != self.encoder.architecture:
+            self._grow(networks, seed)
+            say(f"{self.encoder.architecture} has grown into {encoder.architecture}, and computes what it did")
+            known = self.net.state_dict()
+            return [name for name in networks.online.encoder.state_dict() if name not in known]
         new, heads = take_over_networks(networks, self.networks())
         if new:
             say(f"the encoder has got {len(new)} more tensors, from {new[0]} on; what was learned stays as it was")
         if heads:
             say(f"{self.encoder.features} features became {encoder.features}: projector and predictor begin anew")
         return new
+
+    @torch.no_grad()
+    def _grow(self, networks: Networks, seed: int) -> None:
+        """Online network and target grow by the same choices, and the first layer after them takes copies of a feature for what it was."""
+        before, own = self.networks(), networks.state_dict()
+        for side, branch in (("online", networks.online), ("target", networks.target)):
+            if branch is None:
+                continue
+            source = side if f"{side}.projector" in {".".join(name.split(".")[:2]) for name in before} else "online"
+            start = f"{source}.encoder."
+            old = copy.deepcopy(self.net)
+            old.load_state_dict({name[len(start) :]: value for name, value in before.items() if name.startswith(start)})
+            mapping = grow(old, branch.encoder, seed)
+            start = f"{source}.projector."
+            heads = {name[len(start) :]: value for name, value in before.items() if name.startswith(start)}
+            first = next((name for name, m in branch.projector.named_modules() if isinstance(m, nn.Linear)), None)
+            if first is not None:
+                weight = heads[f"{first}.weight"]
+                narrow = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=False)
+                narrow.weight.copy_(weight)
+                heads[f"{first}.weight"] = split_inputs(narrow, mapping, seed).weight
+            branch.projector.load_state_dict(heads)
+        for name, value in before.items():
+            if name.startswith("predictor."):
+                own[name].copy_(value)
 
     def networks(self) -> dict[str, Tensor]:
         """Weights and statistics of online network, predictor and target, by name."""
