@@ -16,7 +16,7 @@ PACKAGE = "smallview"
 
 # From the ground up. What stands in one line does not import its neighbours; only on the ground it may, without cycles.
 LEVELS = (
-    ("records", "schedules", "settings", "seeds", "collectives", "optimizers", "errors", "files", "units"),
+    ("records", "schedules", "settings", "seeds", "collectives", "optimizers", "errors", "files", "units", "ledger"),
     ("objectives", "networks", "views", "data"),
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
