@@ -11,13 +11,14 @@ _PLACES = {
     "pretrain": "smallview.run",
     "evaluate": "smallview.assess",
     "compare": "smallview.comparing",
-    "sweep": "smallview.sweep",
+    "sweep": "smallview.sweeping",
     "load": "smallview.use",
     "Run": "smallview.single",
     "embed": "smallview.use",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
     "method": "smallview.presets",
+    "plan": "smallview.planning",
     "Row": "smallview.records",
     "SmallviewError": "smallview.errors",
     "StoppedError": "smallview.errors",
@@ -42,13 +43,14 @@ if TYPE_CHECKING:
     from smallview.comparing import compare as compare
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
+    from smallview.planning import plan as plan
     from smallview.presets import method as method
     from smallview.presets import methods as methods
     from smallview.presets import preset as preset
     from smallview.records import Row as Row
     from smallview.run import pretrain as pretrain
     from smallview.single import Run as Run
-    from smallview.sweep import sweep as sweep
+    from smallview.sweeping import sweep as sweep
     from smallview.use import embed as embed
     from smallview.use import load as load
     from smallview.views.view import View as View

@@ -11,6 +11,7 @@ from cyclopts.config import Env
 
 from smallview import shell
 from smallview.cli_evaluate import compare, evaluate, sweep
+from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
 from smallview.errors import UsageError
 from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
@@ -43,6 +44,7 @@ app.command(
     help_prologue="Example: `smallview sweep photos/ --over optimizer.lr=0.001,0.003 --over method=simclr,byol --epochs 10 --seeds 3`",
 )
 app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
+app.command(plan, help_prologue="Example: `smallview plan photos/ --minutes 30`")
 
 
 @app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")

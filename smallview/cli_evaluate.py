@@ -168,8 +168,8 @@ def sweep(
     quiet
         No progress.
     """
-    from smallview.sweep import read_over
-    from smallview.sweep import sweep as search
+    from smallview.sweeping import read_over
+    from smallview.sweeping import sweep as search
     from smallview.training.launch import stopped_early
 
     flags = {"method": method, "encoder": encoder, "epochs": epochs, "minutes": minutes, "size": size, "batch_size": batch_size}

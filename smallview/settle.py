@@ -20,6 +20,7 @@ from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.dense_small import widths_of
 from smallview.networks.encoders import OWN
+from smallview.recipes import bare, ranked
 from smallview.settings import dump_toml, to_tables
 from smallview.training.compiled import check_views
 from smallview.training.memory import passes_for
@@ -105,12 +106,18 @@ def settle(
     name = str(data) if isinstance(data, (str, os.PathLike)) else source.name
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # run.toml is Unicode text
     facts = Facts(name, len(source), picture_side(source), device.type, max(1, cores() // local_world()))
-    flags = dict(given)
+    flags, chosen = dict(given), ""
     if isinstance(encoder, nn.Module):
         flags["encoder"] = f"custom:{type(encoder).__name__}"
     elif encoder is not None:
         flags["encoder"] = encoder
+    elif bare(given, config_file, sets):
+        recipe = ranked(minutes=float(given["minutes"]))[0]
+        flags, sets = {**flags, **recipe.given}, recipe.sets
+        chosen = recipe.name
     config, reasons = resolve_config(facts, flags, file, sets, origin=config_file or "the file")
+    if chosen:
+        reasons |= {name: f"recipe: {chosen}" for name in (*recipe.given, *recipe.sets, "preset") if name in reasons}
     check_encoder(config.encoder)
     passes_for(config.execution, config.memory)  # refuses what does not go together
     if config.execution == "compile":

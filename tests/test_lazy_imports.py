@@ -48,3 +48,14 @@ def test_help_takes_at_most_a_fifth_of_importing_torch() -> None:
     shown = min(cpu_seconds("-m", "smallview", "--help") for _ in range(3))
     imported = min(cpu_seconds("-c", "import torch") for _ in range(3))
     assert shown <= imported / 5, f"--help {shown:.2f} s, import torch {imported:.2f} s"
+
+
+def test_a_name_of_the_package_stays_what_it_is() -> None:
+    """A module that has a function's name would take its place once it is imported."""
+    code = (
+        "import smallview, types\n"
+        "import smallview.cli_evaluate, smallview.sweeping, smallview.planning\n"
+        "for name in smallview.__all__ * 2:\n"
+        "    assert not isinstance(getattr(smallview, name), types.ModuleType), name"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

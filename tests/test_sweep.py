@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smallview import sweep as module
+from smallview import sweeping as module
 from smallview.comparing import compare, csv_text, markdown, sentences, table
 from smallview.data.sources import open_source
 from smallview.data.subsets import cut, taken
 from smallview.errors import DataError, UsageError
-from smallview.sweep import choices, read_over, sweep
+from smallview.sweeping import choices, read_over, sweep
 
 
 def data(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

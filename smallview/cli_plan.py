@@ -1,0 +1,72 @@
+"""The verb that plans: which recipe fits these pictures, this machine and so many minutes."""
+
+from __future__ import annotations
+
+import json
+
+from smallview.errors import UsageError
+from smallview.flags import Json, Quiet, Whole
+from smallview.shell import say
+
+
+def plan(
+    data: str,
+    /,
+    *,
+    minutes: float | None = None,
+    memory: float | None = None,
+    task: str = "linear",
+    device: str = "auto",
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what to run: two or three recipes with their commands, what they cost here, and what they came to elsewhere.
+
+    Looks at the pictures and times a few steps of each recipe, about half a minute in all. `smallview pretrain DATA --minutes M` without
+    other settings runs the first recipe.
+
+    Parameters
+    ----------
+    data
+        As for pretrain.
+    minutes
+        Of training that may be spent.
+    memory
+        GiB of memory that may be used.
+    task
+        What the encoder is for: linear (many labels later), few-labels, retrieval.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    if minutes is None:
+        raise UsageError("plan needs the minutes that may be spent: smallview plan DATA --minutes 10")
+    from smallview.planning import plan as find
+
+    found = find(
+        data,
+        minutes,
+        memory=memory,
+        task=task,  # type: ignore[arg-type]
+        device=device,
+        threads=threads,
+        say=(lambda message: None) if quiet or json_ else say,
+    )
+    if json_:
+        print(json.dumps(found.as_dict()))
+        return
+    print(found.verdict)
+    for number, one in enumerate(found.recipes, 1):
+        print(f"\n{number}. {one.name}: {one.why}")
+        print(
+            f"   {one.steps:,} steps, {one.views:,} views ({one.seen:g} of each picture), {one.seconds / 60:g} min, "
+            f"{one.memory_mb / 1024:.1f} GiB{'' if one.fits else ', more than asked for'}"
+        )
+        print(f"   expect: {one.expected}")
+        print(f"   {one.command}")
