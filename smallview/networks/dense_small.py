@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -77,6 +78,11 @@ class DenseSmall(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """Each convolution with its norm, in order."""
+        modules: list[Any] = list(self.body)
+        return list(zip(modules[0::3], modules[1::3], strict=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, F] of images [B, C, S, S]."""

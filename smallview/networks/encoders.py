@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from smallview.errors import SmallviewError, UsageError, suggest
 from smallview.networks.dense_small import DenseSmall, strides_of, widths_of
-from smallview.networks.growing import count_stages, truncate
 from smallview.networks.modes import evaluating
+from smallview.networks.truncating import count_stages, truncate
 
 _log = logging.getLogger("smallview.networks")
 OWN = ("dense_small",)

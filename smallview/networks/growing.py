@@ -1,113 +1,21 @@
-"""Encoders that grow: last stages dropped and grown again, and networks made wider or deeper that compute what they did before.
+"""Networks made wider or deeper that compute what they did before.
 
-Legend: B pictures, C channels, S the side of a view; O outputs, I inputs of a layer, F features; ' after growth.
+Legend: B pictures; O outputs, I inputs of a layer, F features; ' after growth.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from itertools import combinations
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from smallview.errors import UsageError
 from smallview.networks.dense_small import NAME, DenseSmall
+from smallview.networks.truncating import beyond, differences, name_of, refuse
 from smallview.seeds import derive
-
-MOST_TOLD = 3
-
-
-class Regrown(NamedTuple):
-    """The names of the tensors of a full network: copied from the truncated one, and fresh."""
-
-    copied: list[str]
-    fresh: list[str]
-
-
-def count_stages(net: nn.Module) -> int:
-    """The stages of an encoder, by its own account: a ResNet's are conv1 to conv5, those of `dense_small` its convolutions, those of a
-    vision transformer its blocks.
-
-    Raises:
-        UsageError: an encoder without stages that can be dropped.
-
-    Example:
-        >>> count_stages(DenseSmall())
-        5
-    """
-    if isinstance(net, DenseSmall):
-        return len(_blocks(net))
-    told: Any = getattr(net, "feature_info", None)
-    if not told or not callable(getattr(net, "prune_intermediate_layers", None)):
-        raise UsageError(
-            f"{_name(net)} has no stages that can be dropped; wanted {NAME} or one of timm's encoders that have, such as resnet18"
-        )
-    return len(told)
-
-
-def truncate(net: nn.Module, depth: int) -> nn.Module:
-    """A copy of an encoder without its last stages: [B, C, S, S] -> [B, F'], the average of the last map that remains.
-
-    depth: the number of stages that stay, with their names and values. What stands between the last stage and the features (the last
-    convolution of a MobileNet, the norm of a ConvNeXt) belongs to that stage and goes with it; the norm of a transformer stays.
-
-    Raises:
-        UsageError: a depth that the encoder cannot have, or an encoder without stages.
-
-    Source: S3L (arXiv 2103.13559), small architecture: a ResNet without conv5 is depth 4.
-
-    Example:
-        >>> small = truncate(DenseSmall(), 4)
-        >>> small(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 256])
-    """
-    stages = count_stages(net)
-    if not 1 <= depth <= stages:
-        raise UsageError(f"depth is {depth} and {_name(net)} has {stages} stages; wanted 1 to {stages}")
-    cut: Any = copy.deepcopy(net)
-    if depth == stages:
-        return cut  # type: ignore[no-any-return]
-    if isinstance(net, DenseSmall):
-        cut.body = cut.body[: 3 * depth]
-        cut.num_features = _blocks(cut)[-1][0].out_channels
-        return cut  # type: ignore[no-any-return]
-    pooling = net.global_pool if isinstance(getattr(net, "global_pool", None), str) else "avg"
-    try:
-        cut.prune_intermediate_layers([depth - 1], prune_norm=False, prune_head=False)
-        cut.reset_classifier(0, pooling)  # timm takes the pooling away with the stages
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"timm cannot keep {depth} of the {stages} stages of {_name(net)}: {error}") from error
-    cut.feature_info = list(cut.feature_info)[:depth]
-    cut.num_features = int(cut.feature_info[-1]["num_chs"])
-    return cut  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def regrow(small: nn.Module, full: nn.Module) -> Regrown:
-    """Fill a full encoder, in place, with every tensor of a truncated one, statistics included, to the bit; the rest stays fresh.
-
-    Raises:
-        UsageError: the small encoder is not a truncation of the full one.
-
-    Source: S3L (arXiv 2103.13559): conv1 to conv4 are copied, conv5 is random.
-
-    Example:
-        >>> full = DenseSmall()
-        >>> regrow(truncate(DenseSmall(), 4), full).fresh[:2]
-        ['body.12.weight', 'body.13.weight']
-    """
-    depth, most = count_stages(small), count_stages(full)
-    wanted = truncate(full, min(depth, most))
-    unlike = [f"{depth} stages against {most}"] if depth > most else _differences(small, wanted) + _differences(wanted, small)
-    if unlike:
-        _refuse(f"{_name(small)} is not {_name(full)} without its last stages", unlike)
-    tensors, kept = full.state_dict(), small.state_dict()
-    for name, value in kept.items():
-        tensors[name].copy_(value)
-    return Regrown(list(kept), [name for name in tensors if name not in kept])
 
 
 def grow(old: nn.Module, new: nn.Module, seed: int = 0) -> Tensor:
@@ -134,8 +42,8 @@ def grow(old: nn.Module, new: nn.Module, seed: int = 0) -> Tensor:
         return _grow_dense(old, new, seed)
     if all(type(net).__module__ == "timm.models.resnet" for net in (old, new)):
         return _grow_resnet(old, new)
-    return _refuse(
-        f"{_name(old)} cannot be grown into {_name(new)}", [f"known for {NAME} and for ResNets of one kind of block"]
+    return refuse(
+        f"{name_of(old)} cannot be grown into {name_of(new)}", [f"known for {NAME} and for ResNets of one kind of block"]
     )
 
 
@@ -171,15 +79,11 @@ def split_inputs(linear: nn.Linear, mapping: Tensor, seed: int = 0) -> nn.Linear
 
 @torch.no_grad()
 def _grow_dense(old: DenseSmall, new: DenseSmall, seed: int) -> Tensor:
-    before, after = _blocks(old), _blocks(new)
+    before, after = old.layers(), new.layers()
     places = _places(before, after)
     if places is None:
-        _refuse(
-            f"{_name(old)} cannot be grown into {_name(new)}",
-            [
-                "wanted equal channels and stem, widths not under the old ones, and added layers behind the fourth, where no layer halves the map"
-            ],
-        )
+        wanted = "wanted equal channels and stem, no width under an old one, and layers added where no layer halves the map"
+        refuse(f"{name_of(old)} cannot be grown into {name_of(new)}", [wanted])
     draws = _generator(seed, "grow")
     mapping = torch.arange(before[0][0].in_channels)
     norm = before[0][1]
@@ -238,12 +142,12 @@ def _grow_resnet(old: Any, new: Any) -> Tensor:
     stages = [(name, getattr(old, name), getattr(new, name)) for name in ("layer1", "layer2", "layer3", "layer4")]
     kinds = {type(block) for _, before, after in stages for block in (*before, *after)}
     added = {f"{name}.{i}.": after[i] for name, before, after in stages if len(before) for i in range(len(before), len(after))}
-    unlike = _differences(old, new)
-    unlike += [f"{name} is only in the new one" for name in _beyond(old, new) if not name.startswith(tuple(added))]
+    unlike = differences(old, new)
+    unlike += [f"{name} is only in the new one" for name in beyond(old, new) if not name.startswith(tuple(added))]
     if len(kinds) != 1 or not all(type(_ends(block)[1]) is nn.ReLU for block in added.values()):
         unlike.append("wanted blocks of one kind that end with a ReLU")
     if unlike:
-        _refuse(f"{_name(old)} cannot be grown into {_name(new)}", unlike)
+        refuse(f"{name_of(old)} cannot be grown into {name_of(new)}", unlike)
     tensors = new.state_dict()
     with torch.no_grad():
         for name, value in old.state_dict().items():
@@ -257,11 +161,6 @@ def _grow_resnet(old: Any, new: Any) -> Tensor:
 def _ends(block: Any) -> tuple[nn.Module, nn.Module]:
     """The last norm and the last activation of a residual block."""
     return (block.bn3, block.act3) if hasattr(block, "bn3") else (block.bn2, block.act2)
-
-
-def _blocks(net: DenseSmall) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    layers: list[Any] = list(net.body)
-    return list(zip(layers[0::3], layers[1::3], strict=True))
 
 
 def _tensors(norm: nn.BatchNorm2d) -> dict[str, Tensor]:
@@ -286,41 +185,3 @@ def _shared(weight: Tensor, mapping: Tensor, draws: torch.Generator) -> Tensor:
     shares = 0.5 + torch.rand(len(weight), len(mapping), generator=draws, dtype=torch.float64)
     shares /= torch.zeros(weight.shape[:2], dtype=torch.float64).index_add_(1, mapping, shares)[:, mapping]
     return weight[:, mapping].double() * shares.view(*shares.shape, *[1] * (weight.dim() - 2)).to(weight.device)
-
-
-def _beyond(small: nn.Module, full: nn.Module) -> list[str]:
-    own = small.state_dict()
-    return [name for name in full.state_dict() if name not in own]
-
-
-def _differences(small: nn.Module, full: nn.Module) -> list[str]:
-    """What of the small network the full one lacks, or has otherwise: tensors by shape and type, layers by what they say of themselves."""
-    tensors, layers = full.state_dict(), dict(full.named_modules())
-    told = [f"{name} is in one of them only" for name in _beyond(full, small)]
-    for name, value in small.state_dict().items():
-        other = tensors.get(name, value)
-        if (value.shape, value.dtype) != (other.shape, other.dtype):
-            told.append(f"{name} is {_shape(value)} in the one and {_shape(other)} in the other")
-    for name, layer in small.named_modules():
-        twin = layers.get(name)
-        own = any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
-        # strides are in no shape
-        if own and twin is not None and (type(layer), layer.extra_repr()) != (type(twin), twin.extra_repr()):
-            told.append(f"{name} is {layer} in the one and {twin} in the other")
-    return told
-
-
-def _shape(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-
-
-def _name(net: nn.Module) -> str:
-    if isinstance(net, DenseSmall):
-        return f"{NAME}:{'-'.join(str(conv.out_channels) for conv, _ in _blocks(net))}"
-    given: Any = getattr(net, "pretrained_cfg", None)
-    return str((given or {}).get("architecture") or type(net).__name__)
-
-
-def _refuse(what: str, reasons: list[str]) -> NoReturn:
-    more = f"; and {len(reasons) - MOST_TOLD} more" if len(reasons) > MOST_TOLD else ""
-    raise UsageError(f"{what}: {'; '.join(reasons[:MOST_TOLD])}{more}")
