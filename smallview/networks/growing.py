@@ -126,8 +126,9 @@ def _places(
 
 
 def _standing(norm: nn.BatchNorm2d, eps: float) -> dict[str, Tensor]:
-    """Tensors of a batch normalisation that changes nothing behind relu(norm(x)): its mean and variance are those of a rectified normal
-    distribution, and shift and scale undo them. Were they 0 and 1, the identity would end with the first batch's own statistics.
+    """Tensors of a batch normalisation that changes nothing behind relu(norm(x)): mean and variance are those of a rectified normal
+    distribution, and shift and scale undo them. After six epochs of SimCLR on 2,000 pictures of CIFAR-10 (one run) a batch's own
+    statistics then moved features by 6 % of their norm; with a mean of 0 and a variance of 1, by 21 %.
     """
     shift, scale = norm.bias.double(), norm.weight.double().abs().clamp(min=1e-12)
     below = torch.special.ndtr(shift / scale)
