@@ -32,7 +32,7 @@ from smallview import ledger
 from smallview.assess import train_supervised
 from smallview.data.subsets import Subset
 from smallview.networks.encoders import build_encoder
-from smallview.networks.growing import count_stages
+from smallview.networks.truncating import count_stages
 from smallview.stages import Stage
 from smallview.training.cost import forward_macs
 

@@ -20,8 +20,9 @@ from smallview.evaluation.features import Training, fresh_encoder
 from smallview.evaluation.linear import standardisation
 from smallview.evaluation.metrics import Kind
 from smallview.networks.encoders import EncoderConfig, count_features
-from smallview.networks.growing import grow, regrow
+from smallview.networks.growing import grow
 from smallview.networks.modes import evaluating
+from smallview.networks.truncating import regrow
 from smallview.optimizers import Optimizer, learning_rate
 from smallview.seeds import derive, generator
 from smallview.views.making import ViewMaker, centre_views

@@ -22,7 +22,7 @@ from smallview.evaluation.metrics import Figure, Kind, figures
 from smallview.evaluation.probes import SORTS, predicted_of
 from smallview.networks.encoders import EncoderConfig, count_features
 from smallview.networks.freezing import freeze, unfreeze
-from smallview.networks.growing import regrow
+from smallview.networks.truncating import regrow
 from smallview.optimizers import SGD
 from smallview.schedules import Constant
 from smallview.seeds import derive
