@@ -43,3 +43,28 @@ def test_a_detector_in_miniature() -> None:
     assert done.returncode == 0, done.stderr
     (line,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert line["backbone"] == "untrained" and 0.0 <= line["AP50 %"] <= 100.0 and line["loss"] > 0.0
+
+
+def test_starting_small_in_miniature(tmp_path: Path) -> None:
+    command = [sys.executable, "experiments/small_is_beautiful.py", "--miniature", "--seeds", "0", "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) == 10 and all(34.0 < line["linear top-1 %"] <= 100.0 for line in lines)
+    table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and "schedule" not in line]
+    flops = {row[0][2:]: float(row[3]) for row in table}
+    assert flops["full"] == 1.0 and 0.3 < flops["half, then full; equal epochs"] < 0.8
+    # what is called equal compute costs what `full` does, up to whole epochs of few steps
+    assert all(abs(value - 1.0) < 0.3 for name, value in flops.items() if "equal compute" in name or "equal steps" in name)
+
+
+def test_the_recipes_in_miniature() -> None:
+    command = [sys.executable, "experiments/recipes.py", "--miniature"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
+    assert done.returncode == 0, done.stderr
+    *runs, order = (json.loads(line) for line in done.stdout.splitlines())
+    assert len(runs) == 3 == len(order["best first"]["linear"])
+    best = max(runs, key=lambda run: run["linear"])
+    assert next(run for run in runs if run["recipe"] == order["best first"]["linear"][0])["linear"] == best["linear"]
