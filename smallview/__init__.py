@@ -12,6 +12,7 @@ _PLACES = {
     "evaluate": "smallview.assess",
     "compare": "smallview.comparing",
     "sweep": "smallview.sweeping",
+    "check": "smallview.checking",
     "load": "smallview.use",
     "Run": "smallview.single",
     "embed": "smallview.use",
@@ -40,6 +41,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from smallview.assess import evaluate as evaluate
+    from smallview.checking import check as check
     from smallview.comparing import compare as compare
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError

@@ -10,6 +10,7 @@ from cyclopts import App
 from cyclopts.config import Env
 
 from smallview import shell
+from smallview.cli_check import check
 from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
@@ -43,6 +44,7 @@ app.command(
     sweep,
     help_prologue="Example: `smallview sweep photos/ --over optimizer.lr=0.001,0.003 --over method=simclr,byol --epochs 10 --seeds 3`",
 )
+app.command(check, help_prologue="Example: `smallview check photos/ --test held-out/`")
 app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 app.command(plan, help_prologue="Example: `smallview plan photos/ --minutes 30`")
 

@@ -1,0 +1,56 @@
+"""The verb that looks at pictures before training: `check`."""
+
+from __future__ import annotations
+
+import json
+
+from smallview.flags import Json, Quiet, Whole
+from smallview.shell import say
+
+
+def check(
+    data: str,
+    /,
+    *,
+    test: str | None = None,
+    method: str = "simclr",
+    sheet: str | None = None,
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at pictures before training: broken, odd and double ones, leaks, and augmentations that would hide the class.
+
+    Each picture is read once; nothing is changed or removed. The verdict begins with what to act on. Findings are no failure.
+
+    Parameters
+    ----------
+    data
+        Pictures, as for pretrain; with labels, more can be said.
+    test
+        Pictures that must not be among them, as for data.
+    method
+        The method whose views the advice is about.
+    sheet
+        An image file for the views that the method would make, as smallview views writes it.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout, with all names.
+    quiet
+        No progress.
+    """
+    from smallview.checking import check as look
+    from smallview.findings import text
+    from smallview.output.sheet import check_sheet
+    from smallview.use import sheet as write_sheet
+
+    progress = (lambda message: None) if quiet else say
+    if sheet is not None:
+        check_sheet(sheet)
+    found = look(data, test, method=method, threads=threads, say=progress)
+    if sheet is not None:
+        write_sheet(data, sheet, {"method": method}, say=progress)
+    print(json.dumps(found.as_dict() | {"sheet": sheet}) if json_ else text(found))
+    if sheet is not None and not json_:
+        print(sheet)
