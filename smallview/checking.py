@@ -67,8 +67,9 @@ def check(
         told, facing = _clues(seen, labels)
     mean = seen.mean.mean(0) if len(seen) else np.zeros(source.channels)
     std = np.sqrt(np.maximum(seen.square.mean(0) - mean**2, 0)) if len(seen) else mean
+    path = os.fspath(data) if isinstance(data, (str, os.PathLike)) else None
     found = Check(
-        data=os.fspath(data) if isinstance(data, (str, os.PathLike)) else source.name,
+        data=source.name if path is None else path,
         pictures=len(seen),
         broken=seen.broken,
         skipped=source.skipped,
@@ -85,7 +86,7 @@ def check(
         facing=facing,
         seconds=round(time.monotonic() - began, 2),
     )
-    return replace(found, findings=findings(found, found.data, method))
+    return replace(found, findings=findings(found, path or "DATA", method))
 
 
 def _names(seen: Survey, chosen: Any) -> tuple[str, ...]:

@@ -147,9 +147,9 @@ def _fine(check: Check) -> list[str]:
         "constant": "no constant pictures",
         "size": "sizes",
         "classes": "balance of classes" if check.classes else "",
-        "colour": "colour does not stand for the class" if check.clues else "",
+        "colour": "colour does not stand for the class" if check.clues and check.clues.colour else "",
         "brightness": "brightness does not stand for the class" if check.clues else "",
-        "flip": "pictures may be flipped" if check.facing else "",
+        "flip": "pictures face no one side" if check.facing else "",
     }
     return [words for about, words in asked.items() if words and about not in known and check.pictures]
 
@@ -193,7 +193,7 @@ def _shared(check: Check) -> Iterator[Finding]:
         return
     equal = sum(same for *_, same in shared.pairs)
     named = _names([f"{a} is {b}" for a, b, _ in shared.pairs])
-    text = f"{len(shared.pairs):,} of {_count(shared.tested, 'test picture')} are training pictures too, {equal:,} to the last bit: {named}"
+    text = f"{len(shared.pairs):,} of {_count(shared.tested, 'test picture')} are training pictures or copies of them ({equal:,} to the last bit): {named}"
     yield Finding(
         _level(len(shared.pairs), shared.tested, LEAKED),
         "leaks",
@@ -219,10 +219,6 @@ def _twins(check: Check) -> Iterator[Finding]:
             f"{_count(twins.across_classes, 'group')} of copies stand in different classes: their labels contradict each other"
         )
         yield Finding("note", "copies", text)
-    distinct = check.pictures - twins.spare
-    if twins.asked < distinct:
-        text = f"near copies were looked for of {twins.asked:,} of {distinct:,} pictures, drawn at random; equal ones of all"
-        yield Finding("unknown", "extent", text)
 
 
 def _constant(check: Check) -> Iterator[Finding]:
@@ -257,7 +253,9 @@ def _classes(check: Check) -> Iterator[Finding]:
     counts = {name: count for name, count in check.classes.items() if count}
     if len(counts) < len(check.classes):
         empty = [name for name, count in check.classes.items() if not count]
-        yield Finding("note", "classes", f"{_count(len(empty), 'class folder')} without a readable picture: {_names(empty)}")
+        yield Finding(
+            "note", "classes", f"{len(empty):,} of {len(check.classes):,} classes have no readable picture: {_names(empty)}"
+        )
     single = [name for name, count in counts.items() if count == 1]
     if single:
         text = f"{len(single):,} of {len(counts):,} classes have 1 picture: {_names(single)}"

@@ -1,14 +1,15 @@
-"""Pictures that are there twice, exactly or nearly: found by their thumbnails, and by an encoder where there is one; named.
+"""Test pictures that the training part has as well, exactly or nearly: found by their thumbnails and by the encoder, named.
 
 Legend: N training pictures, Q test pictures, F features, C channels, S the side of a thumbnail, k candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,12 +20,8 @@ from smallview.evaluation.knn import nearest
 COARSE = 8  # side of the thumbnails that are searched
 CANDIDATES = 3
 SAME_COARSE, SAME_FINE = 0.9, 0.8
-STRICT_WHOLE, STRICT_FINE = (
-    0.99,
-    0.9,
-)  # what recompressed, smaller or brighter copies of photos reach, and two shirts on black do not
+COPY_WHOLE, COPY_FINE = 0.995, 0.9  # recompressed, smaller or brighter copies of photos reach it, two shirts on black do not
 MOST_NAMED = 3
-Take = Callable[[Tensor], Tensor]  # positions int64 [n] -> gray thumbnails [n, 1, S, S] in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,14 @@ def _thumbnails(pixels: Tensor, channels: int) -> Tensor:
     return pixels.reshape(len(pixels), channels, side, side).mean(1, keepdim=True)
 
 
-def _coarse(thumbnails: Tensor) -> Tensor:
-    """Unit rows [N, 64]: what is where, whatever the brightness and the contrast."""
+def coarse_of(thumbnails: Tensor) -> Tensor:
+    """Unit rows [N, 64] of [N, 1, S, S]: what is where, whatever the brightness and the contrast."""
     return _centred(F.adaptive_avg_pool2d(thumbnails, COARSE))
 
 
 def _centred(thumbnails: Tensor) -> Tensor:
-    flat = thumbnails.flatten(1)
-    return F.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+    rows = thumbnails.flatten(1)
+    return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
 
 def _details(thumbnails: Tensor) -> Tensor:
@@ -79,6 +76,17 @@ def _details(thumbnails: Tensor) -> Tensor:
     window = min(max(3, side // 8 * 2 + 1), side - (side + 1) % 2)
     inside = thumbnails[..., window // 2 : side - window // 2, window // 2 : side - window // 2]
     return F.normalize((inside - F.avg_pool2d(thumbnails, window, 1)).flatten(1), dim=1)
+
+
+def alike(one: Tensor, other: Tensor, *, copies: bool = False) -> Tensor:
+    """How alike the details of thumbnails [N, 1, S, S] are, up to 1; 0 where they differ when coarse, 1 where they are the same: [N].
+
+    copies: 0 as well for pictures that are much alike, but no copy of each other in another size, quality or brightness.
+    """
+    same = (one - other).abs().amax((1, 2, 3)) < 0.5 / 255
+    rough, least = (_centred, COPY_WHOLE) if copies else (coarse_of, SAME_COARSE)
+    fine = (_details(one) * _details(other)).sum(1) * ((rough(one) * rough(other)).sum(1) >= least)
+    return torch.where(same, 1.0, fine * (fine >= COPY_FINE) if copies else fine)
 
 
 def find_leaks(
@@ -93,55 +101,25 @@ def find_leaks(
     Source: the near-duplicates of Barz and Denzler, 2020 (ciFAIR) are what it is for.
     """
     channels = train.pictures.channels
-    takes = [lambda which, pixels=pixels: _thumbnails(pixels[which], channels) for pixels in (train_pixels, test_pixels)]
-    best: dict[int, tuple[int, float]] = {}
-    positions = torch.arange(len(test_pixels))
-    for i, j, value in near_equal(
-        takes[0], len(train_pixels), takes[1], positions, also=lambda which: nearest(train_x, test_x[which], CANDIDATES)[1]
-    ):
-        if value > best.get(i, (-1, 0.0))[1]:
-            best[i] = j, value
-    pairs = tuple((i, *best[i]) for i in sorted(best))
-    return Leaks(pairs, len(test_pixels), tuple((_name(test, i), _name(train, j)) for i, j, _ in pairs))
-
-
-def near_equal(
-    bank: Take,
-    size: int,
-    asked: Take,
-    positions: Tensor,
-    *,
-    also: Callable[[Tensor], Tensor] | None = None,
-    mirrored: bool = True,
-    within: bool = False,
-    strict: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[int, int, float]]:
-    """(position asked, position in the bank of `size` pictures, how alike their details are) of all pairs that are nearly equal.
-
-    also: more candidates [q, k] to look at than the nearest coarse thumbnails. within: both are the same pictures, and none is its own
-    pair. strict: copies only, no pictures that are merely much alike. A pair may come more than once.
-    """
-    coarse = torch.cat([_coarse(bank(part)) for part in torch.arange(size).split(4096)])
-    done = 0
-    for which in positions.split(1024):
-        plain = asked(which)
-        more = which.new_zeros(len(which), 0) if also is None else also(which)
-        for thumbnails in (plain, plain.flip(3)) if mirrored else (plain,):
-            alike, found = nearest(coarse, _coarse(thumbnails), CANDIDATES + within)
-            found = torch.cat([torch.where(alike >= SAME_COARSE, found, -1), more], 1)  # [q, 2k]
-            if within:
-                found = torch.where(found == which[:, None], -1, found)
+    bank = torch.cat([coarse_of(_thumbnails(part, channels)) for part in train_pixels.split(4096)])
+    best = np.zeros(len(test_pixels))
+    partner = np.full(len(test_pixels), -1)
+    for start in range(0, len(test_pixels), 1024):
+        where = slice(start, start + 1024)
+        plain = _thumbnails(test_pixels[where], channels)
+        by_feature = nearest(train_x, test_x[where], CANDIDATES)[1]
+        for thumbnails in (plain, plain.flip(3)):
+            near, found = nearest(bank, coarse_of(thumbnails), CANDIDATES)
+            found = torch.cat([torch.where(near >= SAME_COARSE, found, -1), by_feature], 1)  # [q, 2k]
             rows, columns = torch.nonzero(found >= 0, as_tuple=True)
-            others, own = bank(found[rows, columns]), thumbnails[rows]
-            same = (own - others).abs().amax((1, 2, 3)) < 0.5 / 255
-            seen, least = (_centred, STRICT_WHOLE) if strict else (_coarse, SAME_COARSE)
-            rough = (seen(own) * seen(others)).sum(1) >= least
-            fine = torch.where(same, 1.0, (_details(own) * _details(others)).sum(1) * rough)
-            kept = fine >= (STRICT_FINE if strict else SAME_FINE)
-            yield from zip(which[rows[kept]].tolist(), found[rows, columns][kept].tolist(), fine[kept].tolist(), strict=True)
-        done += len(which)
-        progress(done, len(positions))
+            which = found[rows, columns]
+            others = _thumbnails(train_pixels[which], channels)
+            fine = alike(thumbnails[rows], others)
+            for row, j, value in zip(rows.tolist(), which.tolist(), fine.tolist(), strict=True):
+                if value >= SAME_FINE and value > best[start + row]:
+                    best[start + row], partner[start + row] = value, j
+    pairs = tuple((int(i), int(partner[i]), float(best[i])) for i in np.flatnonzero(partner >= 0))
+    return Leaks(pairs, len(test_pixels), tuple((_name(test, i), _name(train, j)) for i, j, _ in pairs))
 
 
 def _name(part: Labeled, i: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from smallview.data.survey import Survey
-from smallview.evaluation.leakage import Take, near_equal
-from smallview.seeds import generator
+from smallview.evaluation.leakage import alike, coarse_of
 
-MOST_ASKED = 50_000  # whose near-equals are looked for among all pictures; the work grows with the product
+NEAR, DIRECTIONS, CANDIDATES = 0.12, 16, 8  # the distance of coarse thumbnails (unit rows) that correlate by 0.993
 SAME_COLOUR = 0.1  # between the mean colours of near-equal pictures, their brightness taken out
 Progress = Callable[[int, int], None]
 Positions = npt.NDArray[np.int64]
@@ -26,14 +26,13 @@ Positions = npt.NDArray[np.int64]
 class Twins:
     """Groups of names of equal pictures, and of nearly equal ones (a name for each of its equal ones), the largest first.
 
-    spare, near_spare: pictures beyond the first of each group. asked: how many were compared with all, of those that differ.
+    spare, near_spare: pictures beyond the first of each group. across_classes: groups whose pictures have different labels.
     """
 
     equal: tuple[tuple[str, ...], ...]
     near: tuple[tuple[str, ...], ...]
     spare: int
     near_spare: int
-    asked: int
     across_classes: int
 
 
@@ -43,19 +42,13 @@ def find_twins(seen: Survey, progress: Progress = lambda done, total: None) -> T
     starts = np.flatnonzero(np.r_[True, seen.hash[order][1:] != seen.hash[order][:-1]]) if len(seen) else order
     equal = [group for group in np.split(order, starts[1:]) if len(group) > 1]
     firsts = np.sort(order[starts])
-    asked = _asked(firsts)
-    pairs = [
-        (int(firsts[i]), int(firsts[j]))
-        for i, j in _pairs(seen, firsts, seen, np.searchsorted(firsts, asked), firsts, within=True, progress=progress)
-    ]
-    near = _joined(pairs)
+    near = _joined(list(_copies(seen, firsts, seen, firsts, progress)))
     mixed = 0 if seen.labels is None else sum(len(np.unique(seen.labels[group])) > 1 for group in [*equal, *near])
     return Twins(
         equal=_named(seen, equal),
         near=_named(seen, near),
         spare=len(seen) - len(firsts),
         near_spare=sum(len(group) - 1 for group in near),
-        asked=len(asked),
         across_classes=mixed,
     )
 
@@ -69,55 +62,61 @@ class Shared:
     """Test pictures that a training set has as well: (test name, training name, whether they are equal to the last bit)."""
 
     pairs: tuple[tuple[str, str, bool], ...]
-    asked: int
     tested: int
 
 
 def find_shared(train: Survey, test: Survey, progress: Progress = lambda done, total: None) -> Shared:
     """Test pictures that are in the training set, also as another file of it or mirrored."""
     hashes, firsts = np.unique(train.hash, return_index=True)
-    place = np.minimum(np.searchsorted(hashes, test.hash), max(0, len(hashes) - 1))
-    equal = hashes[place] == test.hash if len(hashes) else np.zeros(len(test), np.bool_)
-    found = {int(i): (int(firsts[place[i]]), True) for i in np.flatnonzero(equal)}
-    others = _asked(np.flatnonzero(~equal))
-    for i, j in _pairs(train, firsts, test, others, np.arange(len(test)), within=False, progress=progress):
-        found.setdefault(int(i), (int(firsts[j]), False))
-    pairs = tuple((test.name(i), train.name(j), same) for i, (j, same) in sorted(found.items()))
-    return Shared(pairs, int(equal.sum()) + len(others), len(test))
+    at = np.minimum(np.searchsorted(hashes, test.hash), len(hashes) - 1)
+    equal = hashes[at] == test.hash if len(hashes) else np.zeros(len(test), np.bool_)
+    found = {int(i): (int(firsts[at[i]]), True) for i in np.flatnonzero(equal)}
+    for i, j in _copies(train, firsts, test, np.flatnonzero(~equal), progress):
+        found.setdefault(i, (j, False))
+    return Shared(tuple((test.name(i), train.name(j), same) for i, (j, same) in sorted(found.items())), len(test))
 
 
-def _asked(positions: Positions) -> Positions:
-    if len(positions) <= MOST_ASKED:
-        return positions
-    return np.sort(generator(0, "twins").choice(positions, MOST_ASKED, replace=False))
+def _copies(bank: Survey, among: Positions, asked: Survey, which: Positions, progress: Progress) -> Iterator[tuple[int, int]]:
+    """Pairs (picture asked, picture of the bank) that are copies; of another set, mirrored ones too.
+
+    Candidates are the nearest by coarse thumbnail, within what a copy reaches, in the directions that thumbnails differ most in: a
+    tree finds them in little more than linear time.
+    """
+    within = bank is asked
+    if len(among) <= within or not len(which):
+        return
+    rows = torch.cat([coarse_of(_thumbs(bank, part)) for part in _parts(among)])
+    directions = torch.linalg.eigh(rows.T @ rows)[1][:, -DIRECTIONS:]
+    tree = KDTree((rows @ directions).numpy())
+    done = 0
+    for part in _parts(which):
+        plain = _thumbs(asked, part)
+        for thumbs in (plain,) if within else (plain, plain.flip(3)):
+            points = (coarse_of(thumbs) @ directions).numpy()
+            found = tree.query(points, CANDIDATES, distance_upper_bound=NEAR, workers=torch.get_num_threads())[1]
+            row, column = np.nonzero(found < len(among))
+            one, other = part[row], among[found[row, column]]
+            near = np.abs(_chroma(asked, one) - _chroma(bank, other)).max(1) < SAME_COLOUR
+            kept = near & ~(within & (one == other))
+            row, one, other = row[kept], one[kept], other[kept]
+            copy = alike(thumbs[torch.from_numpy(row)], _thumbs(bank, other), copies=True).numpy() > 0
+            yield from zip(one[copy].tolist(), other[copy].tolist(), strict=True)
+        done += len(part)
+        progress(done, len(which))
 
 
-def _pairs(
-    bank: Survey, firsts: Positions, asked: Survey, positions: Positions, of: Positions, *, within: bool, progress: Progress
-) -> list[tuple[int, int]]:
-    """Pairs of (a number of `positions`, a number of `firsts`) whose pictures are nearly equal, colours counted."""
-    if len(firsts) <= within or not len(positions) or bank.source.channels != asked.source.channels:
-        return []
-    found = near_equal(
-        *(_take(bank, firsts), len(firsts), _take(asked, of), torch.from_numpy(positions)),
-        mirrored=not within,
-        within=within,
-        strict=True,
-        progress=progress,
-    )
-    pairs = [(i, j) for i, j, _ in found]
-    if not pairs:
-        return []
-    i, j = np.array(pairs).T
-    chroma = [mean - mean.mean(1, keepdims=True) for mean in (asked.mean[of[i]], bank.mean[firsts[j]])]
-    return [pair for pair, same in zip(pairs, np.abs(chroma[0] - chroma[1]).max(1) < SAME_COLOUR, strict=True) if same]
+def _parts(positions: Positions) -> list[Positions]:
+    return np.split(positions, range(4096, len(positions), 4096))
 
 
-def _take(seen: Survey, of: Positions) -> Take:
-    def take(which: Tensor) -> Tensor:
-        return torch.from_numpy(seen.thumbs[of[which.numpy()]])[:, None].float() / 255
+def _thumbs(seen: Survey, which: Positions) -> Tensor:
+    return torch.from_numpy(seen.thumbs[which])[:, None].float() / 255
 
-    return take
+
+def _chroma(seen: Survey, which: Positions) -> npt.NDArray[np.float64]:
+    """Mean colours [n, 3] without their brightness: differences of channels."""
+    mean = seen.mean[which]
+    return mean - np.roll(mean, -1, 1) if mean.shape[1] == 3 else np.zeros((len(which), 3))
 
 
 def _joined(pairs: list[tuple[int, int]]) -> list[Positions]:
