@@ -23,6 +23,7 @@ ONE_SIDED = 0.75  # of pictures told from their mirror images
 UNEVEN = 10
 MOSTLY, SOME = 0.98, 0.05
 NAMED = 3
+_JITTERED = ("brightness", "contrast", "saturation", "hue")
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _shared(check: Check) -> Iterator[Finding]:
         return
     equal = sum(same for *_, same in shared.pairs)
     named = _names([f"{a} is {b}" for a, b, _ in shared.pairs])
-    text = f"{len(shared.pairs):,} of {_count(shared.tested, 'test picture')} are training pictures or copies of them ({equal:,} to the last bit): {named}"
+    count = f"{len(shared.pairs):,} of {_count(shared.tested, 'test picture')}"
+    text = f"{count} are training pictures or copies of them ({equal:,} to the last bit): {named}"
     yield Finding(
         _level(len(shared.pairs), shared.tested, LEAKED),
         "leaks",
@@ -278,23 +280,24 @@ def _clues(command: str, name: str) -> Callable[[Check], Iterator[Finding]]:
         clues = check.clues
         if clues is None:
             return
-        for about, clue, others, fields, mild in (
-            ("colour", clues.colour, (clues.brightness, clues.shape), ("saturation", "hue", "grayscale"), (0.1, 0.02, 0.05)),
-            ("brightness", clues.brightness, (clues.shape,), ("brightness", "contrast", "solarize"), (0.1, 0.1, 0.0)),
+        colour, brightness, shape = (each.skill if each else 0.0 for each in (clues.colour, clues.brightness, clues.shape))
+        for about, clue, beside, fields, mild in (
+            ("colour", clues.colour, brightness, ("saturation", "hue", "grayscale"), (0.1, 0.02, 0.05)),
+            ("brightness", clues.brightness, colour, ("brightness", "contrast", "solarize"), (0.1, 0.1, 0.0)),
         ):
-            if clue is None or not clue.told:
+            if clue is None or not clue.told or clue.skill < beside:
                 continue
-            ahead = clue.skill - max(other.skill for other in others)
+            ahead = clue.skill - shape
             told = f"{about} alone tells the class of {100 * clue.accuracy:.0f} % of pictures held out (chance {100 * clue.chance:.0f} %)"
-            beside = f"{told}; edges and forms tell {100 * clues.shape.accuracy:.0f} %"
+            told += f"; edges and forms tell {100 * clues.shape.accuracy:.0f} %"
             if clue.skill >= IS_LABEL and ahead >= AHEAD:
                 do = _set(command, name, dict.fromkeys(fields, 0.0))
-                yield Finding(
-                    "alarm", about, f"{about} looks like the label: {beside}; views that change it hide the class", do
-                )
+                means = "views that change it hide the class" if do else f"{name} leaves it as it is"
+                yield Finding("alarm" if do else "note", about, f"{about} looks like the label: {told}; {means}", do)
             elif ahead >= PART_AHEAD:
                 do = _set(command, name, dict(zip(fields, mild, strict=True)))
-                yield Finding("note", about, f"{about} tells part of the label: {beside}; milder changes are worth a try", do)
+                means = "; milder changes are worth a try" if do else ""
+                yield Finding("note", about, f"{about} tells part of the label: {told}{means}", do)
 
     return rule
 
@@ -305,14 +308,17 @@ def _sides(command: str, name: str) -> Callable[[Check], Iterator[Finding]]:
         flipped = check.clues.flipped if check.clues else None
         if flipped and flipped.mirrors:
             classes = list(check.classes)
-            pairs = [f"{classes[each.one]} and {classes[each.other]}" for each in flipped.mirrors]
-            text = f"classes that are each other's mirror images: {_names(pairs)}; flips make them one"
-            yield Finding("alarm", "flip", text, do)
+            text = f"classes that are each other's mirror images: {_names([f'{classes[m.one]} and {classes[m.other]}' for m in flipped.mirrors])}"
+            yield Finding(
+                "alarm" if do else "note", "flip", f"{text}; {'flips make them one' if do else f'{name} flips nothing'}", do
+            )
         elif check.facing and check.facing.accuracy - check.facing.margin >= ONE_SIDED:
-            text = f"pictures face one way: {100 * check.facing.accuracy:.0f} % are told from their mirror images, so flips make what never occurs"
+            text = f"pictures face one way: {100 * check.facing.accuracy:.0f} % are told from their mirror images"
             if flipped and flipped.plain > flipped.flipped:
-                text += f" (forms tell {100 * flipped.plain:.0f} % of labels plain, {100 * flipped.flipped:.0f} % flipped)"
-            yield Finding("note", "flip", f"{text}; where the side carries meaning, as in writing:", do)
+                text += f", and forms tell {100 * flipped.plain:.0f} % of labels plain, {100 * flipped.flipped:.0f} % flipped"
+            yield Finding(
+                "note", "flip", text + "; where the side has a meaning, as in writing, do without flips" * bool(do), do
+            )
 
     return rule
 
@@ -324,11 +330,11 @@ def _unknown(check: Check) -> Iterator[Finding]:
 
 
 def _set(command: str, name: str, values: dict[str, float]) -> str:
-    """The command that trains with views that change less, of those fields that they change."""
+    """The command that trains with milder views, for the fields that change more in them; empty where none does."""
     sets = [
         f"--set method.views.{i}.{field}={value:g}"
         for i, view in enumerate(method(name).views)
         for field, value in values.items()
-        if getattr(view, field) > value
+        if getattr(view, field) > value and (view.jitter or field not in _JITTERED)
     ]
-    return " ".join(["smallview pretrain", shlex.quote(command), f"--method {name}", *sets])
+    return " ".join(["smallview pretrain", shlex.quote(command), f"--method {name}", *sets]) if sets else ""

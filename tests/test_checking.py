@@ -36,13 +36,13 @@ def photos(n: int, seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
     return (10 + 235 * (pictures - low) / (high - low)).astype(np.uint8)
 
 
-def gratings(n: int, seed: int, angles: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Stripes in `angles` directions, the label, of any colour, place and brightness."""
+def gratings(n: int, seed: int, kinds: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Stripes, upright or lying, coarse or fine, which is the label; of any colour, place and brightness."""
     random = np.random.default_rng(seed)
-    labels = np.arange(n) % angles
-    way = (np.pi * labels / angles)[:, None, None]
+    labels = np.arange(n) % kinds
+    way, pace = (np.pi / 2 * (labels % 2))[:, None, None], (0.4 + 0.4 * (labels // 2))[:, None, None]
     rows, columns = np.mgrid[:32, :32]
-    wave = np.sin(0.8 * (np.cos(way) * rows + np.sin(way) * columns) + random.uniform(0, 6.3, (n, 1, 1)))
+    wave = np.sin(pace * (np.cos(way) * rows + np.sin(way) * columns) + random.uniform(0, 6.3, (n, 1, 1)))
     ink, paper = random.integers(20, 236, (2, n, 1, 1, 3))
     mixed = paper + (ink - paper) * (wave[..., None] + 1) / 2 + random.normal(0, 12, (n, 32, 32, 3))
     return np.clip(mixed, 0, 255).astype(np.uint8), labels
@@ -107,7 +107,7 @@ def test_planted_files_are_found_named_and_left_alone(folder: Path) -> None:
     check = smallview.check(folder, threads=2)
     assert {each.name for each in check.broken} == {"cut.jpg", "words.jpg", "empty.png"}
     assert "an empty file" in {each.reason for each in check.broken} and check.skipped == 1
-    assert check.pictures == 67 and sum(check.gray * check.pictures for _ in range(1)) == pytest.approx(1)
+    assert check.pictures == 67 and round(check.gray * check.pictures) == 1
     assert check.twins.equal == (("02.jpg", "copy.jpg"),) and check.twins.spare == 1
     assert set(check.twins.near) == {("03.jpg", "half.png"), ("04.jpg", "squeezed.jpg")} and check.twins.near_spare == 2
     assert check.sizes.tiny == ("icon.png",) and check.sizes.huge == ("long.png",) and check.constant == ("plain.png",)
@@ -194,7 +194,7 @@ def test_classes_that_are_mirror_images_are_found_and_upside_down_ones_are_none(
 def test_clean_sets_raise_no_alarm(seed: int) -> None:
     check = smallview.check(gratings(240, seed, 3 + seed % 3), gratings(60, 100 + seed, 3 + seed % 3))
     assert alarms(check) == [], text(check)
-    assert check.clues is not None and check.clues.shape.skill > 0.8 and about(check, "unknown") == ""
+    assert check.clues is not None and check.clues.shape.told and about(check, "labels") == ""
     check = smallview.check(photos(80, seed, (48, 48)), photos(40, 100 + seed, (48, 48)))
     assert alarms(check) == [] and about(check, "labels").startswith("unknown without labels")
 
@@ -203,13 +203,21 @@ def test_the_advice_is_a_command_that_is_understood(tmp_path: Path, capsys: pyte
     place = tmp_path / "with space.npz"
     pictures, labels = squares(HUES, 120, 0)
     np.savez(place, images=pictures, labels=labels)
-    for method, changed in (("simclr", 6), ("relic_v2", 15)):
+    for method in ("simclr", "relic_v2"):
         (alarm,) = smallview.check(place, method=method).alarms
         words = shlex.split(alarm.do)
         main([*words[1:], "--print-config"])
         settings = capsys.readouterr().out
-        assert words[0] == "smallview" and settings.count("# --set") == changed == alarm.do.count("=0")
+        assert words[0] == "smallview" and settings.count("# --set") == alarm.do.count("=0") >= 6
         assert "saturation = 0.0  # --set" in settings and "grayscale = 0.2" not in settings
+
+
+@pytest.mark.parametrize("method", smallview.methods())
+def test_what_a_method_does_not_do_is_no_alarm(method: str) -> None:
+    views = smallview.method(method).views
+    changed = any(view.grayscale or (view.jitter and (view.hue or view.saturation)) for view in views)
+    check = smallview.check(squares(HUES, 80, 0), method=method)
+    assert alarms(check) == ["colour"] * changed and about(check, "colour")
 
 
 def test_balance_of_classes(tmp_path: Path) -> None:
@@ -285,7 +293,9 @@ def test_digits_raise_no_alarm_and_their_side_is_told() -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="SMALLVIEW_DATA is not set: no real pictures to raise no alarm on")
-@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist", "flowers", "clothing"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("cifar10", "fashion_mnist")), "flowers", "clothing"]
+)
 def test_real_sets_raise_no_alarm(name: str) -> None:
     spec = importlib.util.spec_from_file_location("load", Path(str(ROOT)) / "load.py")
     assert spec is not None and spec.loader is not None

@@ -12,8 +12,6 @@ from PIL import Image
 
 from smallview.cli import main
 
-pytestmark = pytest.mark.usefixtures("apart")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -72,7 +70,9 @@ def test_hostile_names_are_printed_on_one_line_without_control_signs(folder: Pat
 def test_a_sheet_on_request(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "sheet.png"
     main(["check", str(folder), "--sheet", str(place), "--method", "byol", "-q"])
-    assert capsys.readouterr().out.splitlines()[-1] == str(place) and Image.open(place).width > 500
+    assert capsys.readouterr().out.splitlines()[-1] == str(place)
+    with Image.open(place) as sheet:
+        assert sheet.width > 500
 
 
 @pytest.mark.parametrize(

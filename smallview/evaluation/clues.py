@@ -16,7 +16,7 @@ import torch
 from smallview.evaluation.ridge import fit_ridge
 from smallview.seeds import generator
 
-FOLDS = 5
+FOLDS, PENALTY = 5, 0.3
 LEAST_PER_CLASS, LEAST_PICTURES = 5, 40
 Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -97,7 +97,7 @@ def held_out(features: Features, labels: Labels, fold: Labels, *others: Features
     out = tuple(np.empty(len(labels), np.int64) for _ in range(1 + len(others)))
     for k in range(FOLDS):
         fitted, held = fold != k, fold == k
-        probe = fit_ridge(torch.from_numpy(features[fitted]), torch.from_numpy(labels[fitted]), int(labels.max()) + 1)
+        probe = fit_ridge(torch.from_numpy(features[fitted]), torch.from_numpy(labels[fitted]), int(labels.max()) + 1, PENALTY)
         for found, version in zip(out, (features, *others), strict=True):
             found[held] = probe.predict(torch.from_numpy(version[held])).numpy()
     return out
