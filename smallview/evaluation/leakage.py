@@ -85,8 +85,11 @@ def alike(one: Tensor, other: Tensor, *, copies: bool = False) -> Tensor:
     """
     same = (one - other).abs().amax((1, 2, 3)) < 0.5 / 255
     rough, least = (_centred, COPY_WHOLE) if copies else (coarse_of, SAME_COARSE)
-    fine = (_details(one) * _details(other)).sum(1) * ((rough(one) * rough(other)).sum(1) >= least)
-    return torch.where(same, 1.0, fine * (fine >= COPY_FINE) if copies else fine)
+    found = same.float()
+    close = torch.nonzero(((rough(one) * rough(other)).sum(1) >= least) & ~same)[:, 0]
+    fine = (_details(one[close]) * _details(other[close])).sum(1)
+    found[close] = fine * (fine >= COPY_FINE) if copies else fine
+    return found
 
 
 def find_leaks(

@@ -106,7 +106,7 @@ def _copies(bank: Survey, among: Positions, asked: Survey, which: Positions, pro
 
 
 def _parts(positions: Positions) -> list[Positions]:
-    return np.split(positions, range(4096, len(positions), 4096))
+    return np.split(positions, range(1024, len(positions), 1024))
 
 
 def _thumbs(seen: Survey, which: Positions) -> Tensor:
