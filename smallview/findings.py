@@ -141,6 +141,7 @@ def text(check: Check) -> str:
 
 def _fine(check: Check) -> list[str]:
     known = {each.about for each in check.findings}
+    apart = None if known & {"colour", "brightness"} else check.clues
     asked = {
         "broken": "every picture can be read",
         "copies": "no picture twice",
@@ -148,8 +149,8 @@ def _fine(check: Check) -> list[str]:
         "constant": "no constant pictures",
         "size": "sizes",
         "classes": "balance of classes" if check.classes else "",
-        "colour": "colour does not stand for the class" if check.clues and check.clues.colour else "",
-        "brightness": "brightness does not stand for the class" if check.clues else "",
+        "colour": "colour does not stand for the class" if apart and apart.colour else "",
+        "brightness": "brightness does not stand for the class" if apart else "",
         "flip": "pictures face no one side" if check.facing else "",
     }
     return [words for about, words in asked.items() if words and about not in known and check.pictures]

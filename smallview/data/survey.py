@@ -84,7 +84,7 @@ def survey(
 ) -> Survey:
     """Read every picture once; `most` of them, picked by the seed, keep a thumbnail in colour.
 
-    Memory holds some hundred bytes a picture; gray thumbnails lie in a nameless file in the cache folder.
+    Memory holds half a kilobyte a picture; gray thumbnails lie in a nameless file in the cache folder.
 
     Raises:
         SmallviewError: no room for the thumbnails, a kilobyte a picture.

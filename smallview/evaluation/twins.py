@@ -80,7 +80,7 @@ def _copies(bank: Survey, among: Positions, asked: Survey, which: Positions, pro
     """Pairs (picture asked, picture of the bank) that are copies; of another set, mirrored ones too.
 
     Candidates are the nearest by coarse thumbnail, within what a copy reaches, in the directions that thumbnails differ most in: a
-    tree finds them in little more than linear time.
+    tree finds them without comparing all with all.
     """
     within = bank is asked
     if len(among) <= within or not len(which):
