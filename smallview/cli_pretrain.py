@@ -132,6 +132,8 @@ def pretrain(
         "stem": stem,
         "size": size,
         "resolution": resolution,
+        "stages": stages,
+        "subset": subset,
         "depth": depth,
         "epochs": epochs,
         "minutes": minutes,
@@ -147,14 +149,6 @@ def pretrain(
         "weights_from": weights_from,
     }
     sets = sets_of(set_)
-    if stages is not None:
-        from smallview.stages import read_stages
-
-        given["stages"] = read_stages(stages)
-    if subset is not None:
-        from smallview.data.subsets import read_subset
-
-        given["subset"] = read_subset(subset)
     if print_config:
         from smallview.data.sources import open_source
         from smallview.foregrounds import settings_with_masks

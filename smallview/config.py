@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from smallview.data.masking import MaskRule
-from smallview.data.subsets import Subset
+from smallview.data.subsets import Subset, read_subset
 from smallview.errors import UsageError
 from smallview.joint_embedding import Method
 from smallview.optimizers import Optimizer
@@ -19,7 +19,7 @@ from smallview.presets import Preset, preset
 from smallview.schedules import SPAN, Product, Schedule, over
 from smallview.seeds import derive
 from smallview.settings import apply_tables, load_toml, override, to_tables
-from smallview.stages import Stage, check_stages, spans
+from smallview.stages import Stage, check_stages, read_stages, spans
 from smallview.views.view import pixels
 
 FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
@@ -305,6 +305,9 @@ def resolve_config(
         reasons.update(dict.fromkeys(tables, "the file"))
         reasons["preset"] = "the file"
     resolution = flags.pop("resolution", None)
+    for name, read in (("stages", read_stages), ("subset", read_subset)):
+        if isinstance(flags.get(name), str):
+            flags[name] = read(flags[name])
     stages = flags.get("stages") or ()
     if stages and "size" not in flags:
         flags["size"] = stages[-1].size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shlex
 import tempfile
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from smallview.config import RunConfig
+from smallview.data.decoding import BadPicture
 from smallview.data.sources import Source, open_source
 from smallview.data.subsets import taken
 from smallview.errors import UsageError
@@ -27,7 +29,8 @@ from smallview.settle import kept_threads, picture_side, settle
 from smallview.training.cost import peak_memory
 from smallview.training.precision import keep_big_blocks, numerics
 
-MOST_PROBED = 512  # pictures
+MOST_PROBED, MOST_LOOKED_AT = 512, 5_000  # pictures
+LONGEST_LOOK = 5.0  # seconds
 Say = Callable[[str], None]
 
 
@@ -100,7 +103,11 @@ def plan(
     if task not in METRIC:
         raise UsageError(f'task is "{task}"; wanted {", ".join(METRIC)}')
     source = open_source(data)
-    facts = {"count": len(source), "side": picture_side(source), "channels": source.channels, "name": source.name}
+    looked_at, copies, broken = _look(source)
+    facts = {
+        **{"name": source.name, "count": len(source), "side": picture_side(source), "channels": source.channels},
+        **{"looked_at": looked_at, "copies": copies, "broken": broken},
+    }
     named = called if called is not None else (str(data) if isinstance(data, (str, Path)) else source.name)
     proposals: list[Proposal] = []
     keep_big_blocks()
@@ -114,7 +121,29 @@ def plan(
             proposals.append(_propose(recipe, known[recipe.name], config, source, sample, minutes, memory, task, named, say))
     proposals.sort(key=lambda one: not one.fits)  # what does not fit comes last, else as they are ranked
     verdict, helps = _verdict(len(source), minutes, memory, proposals, named)
+    if copies or broken:
+        more = f"{copies:,} are copies of others and {broken:,} cannot be read"
+        verdict += f". Of {looked_at:,} pictures looked at {more}: smallview check {shlex.quote(named)}"
     return Plan(verdict, helps, facts, minutes, tuple(proposals))
+
+
+def _look(source: Source) -> tuple[int, int, int]:
+    """(pictures looked at, copies of others among them to the pixel, pictures that cannot be read), for a few seconds at most."""
+    order = generator(0, "look").permutation(len(source))[:MOST_LOOKED_AT]
+    seen: set[bytes] = set()
+    looked_at = broken = 0
+    end = time.monotonic() + LONGEST_LOOK
+    for i in order:
+        if time.monotonic() > end:
+            break
+        looked_at += 1
+        try:
+            pixels = source.read(int(i), 32)
+        except BadPicture:
+            broken += 1
+            continue
+        seen.add(hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=str(pixels.shape).encode()).digest())
+    return looked_at, looked_at - broken - len(seen), broken
 
 
 def _sample(source: Source) -> Source:

@@ -66,7 +66,8 @@ def pretrain(
     masks: for methods that mask the background, a name (border_colour, centre_prior, spectral_residual, none), encoder:RUN, a folder
     of masks named as the pictures, a function of a batch uint8 [B, C, H, W] to its foregrounds [B, 1, H, W], bool or numbers from 0
     to 1, or all masks as an array [N, H, W]; default border_colour.
-    settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...); `sets` reaches any depth by path
+    settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...), stages and subset also as the command line has them
+    ("16x70%,32x30%", "10%"), and resolution; `sets` reaches any depth by path
     ("optimizer.lr"). Three ways not to simply go on: fresh starts anew in a new folder; resume_from starts from a checkpoint of another run, its
     optimizer and all, in `out`; the setting weights_from takes nothing but a run's encoder weights. accept_data_change: go on with an
     unfinished run though its pictures changed. loggers: told of every record beside metrics.jsonl (training/log.py).

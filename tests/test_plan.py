@@ -124,6 +124,21 @@ def test_what_needs_more_memory_than_there_is_comes_last(monkeypatch: pytest.Mon
     assert not found.helps and "no recipe fits 2 GiB: the smallest takes about 7.0 GiB" in found.verdict
 
 
+def test_copies_and_broken_pictures_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    steps(monkeypatch, 0.01)
+    for i, pixels in enumerate(pictures(130)):
+        Image.fromarray(pixels).save(tmp_path / f"{i:03d}.png")
+    assert "copies" not in sv.plan(tmp_path, 5.0, threads=1).verdict
+    for i in range(4):
+        Image.fromarray(pictures()[i]).save(tmp_path / f"copy-{i}.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "000.png").read_bytes()[:60])
+    found = sv.plan(tmp_path, 5.0, threads=1)
+    assert (found.pictures["looked_at"], found.pictures["copies"], found.pictures["broken"]) == (135, 4, 1)
+    assert f"4 are copies of others and 1 cannot be read: smallview check {tmp_path}" in found.verdict
+
+
 def test_the_verb_prints_what_python_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

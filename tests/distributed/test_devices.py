@@ -167,3 +167,17 @@ def test_a_signal_before_the_first_process_is_there_stops_it_too(
     before = signal.getsignal(number)
     assert supervise.supervise(["methods"], 1, said.append) == 75
     assert "before any process had begun" in said[0] and signal.getsignal(number) == before
+
+
+def test_stages_are_trained_by_several_processes_as_by_one(desk: Path) -> None:
+    flags = ("--stages", "8x1,16x1", "--method", "moco_v2", "--subset", "75%", "--set", "dtype=float32")
+    for out, devices in (("one", 1), ("two", 2)):
+        tokens = command(desk, out, devices)
+        kept = [token for i, token in enumerate(tokens) if "--epochs" not in tokens[max(0, i - 1) : i + 1]]
+        code, _, said = run(desk, [*kept, *flags])
+        assert code == 0, said
+        assert "finished: 2 stages" in said
+    for (step, one), (other, two) in zip(losses(desk / "one"), losses(desk / "two"), strict=True):
+        assert step == other and abs(one - two) < 1e-3
+    chosen = [json.loads((desk / out / "stages" / "2-16px" / "subset.json").read_text()) for out in ("one", "two")]
+    assert chosen[0] == chosen[1] and len(chosen[0]["positions"]) == 48
