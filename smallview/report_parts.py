@@ -31,6 +31,7 @@ WATCH = {
     "waiting for data": "the processor waited for pictures; what was learned is sound",
 }
 OF_PRESET = ("method", "optimizer", "encoder", "batch_size", "epochs")
+OF_RULE = ("encoder", "batch_size", "epochs")  # without a value in a preset, they follow from pictures and machine
 OF_RUN = (
     "data",
     "size",
@@ -124,25 +125,19 @@ def _against(one: Judged, floor: float | None) -> str | None:
 def _lead(one: Judged) -> str:
     """Better than its floors, in one sentence."""
     floors = {"raw pixels": _against(one, one.pixels), "the untrained encoder": _against(one, one.untrained)}
-    said = {
-        "above": "Better than {}",
-        "level": "not shown to be better than {}",
-        "below": "worse than {}",
-    }
+    said = {"above": "better than {}", "level": "not shown to be better than {}", "below": "worse than {}"}
     parts = []
     for stand, words in said.items():
         names = [name for name, found in floors.items() if found == stand]
         if names:
             parts.append(words.format((" or " if stand == "level" else " and ").join(names)))
-    if not parts:
-        return f"{one.metric} is {one.mean:.1f}; without an interval nothing more can be said of it."
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    told = "; ".join(parts) or f"{one.mean:.1f}, and without an interval it is not set against its floors"
+    return f"By {one.metric}: {told}."
 
 
 def _figures(one: Judged) -> str:
     spread = f" ± {one.interval:.1f}" if one.interval is not None else ""
-    seeds = f", the mean of {len(one.values)} seeds ({stdev(one.values):.1f} apart)" if len(one.values) > 1 else ""
+    seeds = f", the mean of {len(one.values)} seeds (standard deviation {stdev(one.values):.1f})" if len(one.values) > 1 else ""
     margin = "" if one.margin is None else f" ± {one.margin:.1f}"
     gaps = [
         f"{one.mean - floor:+.1f}{margin} against {name} ({floor:.1f})"
@@ -171,11 +166,10 @@ def verdict(groups: Sequence[Group]) -> Markup:
             seeds = f", {len(group.runs)} seeds" if len(group.runs) > 1 else ""
             lines.append(tag("p", name_of(group.name), seeds, class_="group"))
         if deciding:
-            lines.append(tag("p", _lead(deciding[0]), class_="lead"))
             seen = dict.fromkeys((one.protocol, one.part) for one in deciding)
-            lines += [
-                tag("p", _figures(next(one for one in deciding if (one.protocol, one.part) == key))) for key in list(seen)[:3]
-            ]
+            first, *others = [next(one for one in deciding if (one.protocol, one.part) == key) for key in list(seen)[:3]]
+            lines += [tag("p", _lead(first), class_="lead"), tag("p", _figures(first))]
+            lines += [tag("p", tag("b", _lead(one)), " ", _figures(one)) for one in others]
         else:
             lines.append(tag("p", "Not judged yet: whether it is better than raw pixels is not known.", class_="lead"))
         said = list(dict.fromkeys(watch_words(run.verdict) for run in group.runs))
@@ -200,10 +194,17 @@ def missing(runs: Sequence[Account], notes: Sequence[str]) -> Markup | None:
 def facts(runs: Sequence[Account]) -> Markup:
     """What was trained and what it cost: a column for each run."""
     columns = [dict(_facts(run)) for run in runs]
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows: list[list[Child]] = [[name, *(column.get(name, "–") for column in columns)] for name in names]
-    head = ["", *(run.name for run in runs)]
-    return table("What was trained, and what it cost", head, rows, words=len(runs) + 1, class_="facts")
+    rows: list[Markup] = []
+    for name in dict.fromkeys(name for column in columns for name in column):
+        told = [column.get(name, "–") for column in columns]
+        same = len(set(told)) == 1  # said once for all runs
+        cells = [tag("td", told[0], colspan=len(told))] if same else [tag("td", text) for text in told]
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    caption = "What was trained, and what it cost"
+    titles = [tag("th", name_of(run.name), scope="col") for run in runs]
+    head = tag("thead", tag("tr", tag("td"), titles)) if len(runs) > 1 else None
+    inner = tag("table", tag("caption", caption), head, tag("tbody", rows), class_="facts")
+    return tag("div", inner, class_="wide", tabindex="0", role="region", aria_label=caption)
 
 
 def _facts(run: Account) -> Iterator[tuple[str, str]]:
@@ -287,7 +288,7 @@ def _tables(group: Group, found: Sequence[Judged]) -> Iterator[Markup]:
                 rows.append([one.metric, *floors, f"{one.mean:.2f}", interval, *seeds])
         head = ["metric", "raw pixels", "untrained encoder", "this encoder", "95 % interval"]
         caption = join("Judged on ", name_of(part))
-        yield table(caption, head + (["std over seeds", "seeds"] if several else []), rows)
+        yield table(caption, head + (["std over seeds", "seeds"] if several else []), rows, class_="figures")
 
 
 def _series(run: Account, name: str, called: str, colour: int, scale: float = 1.0) -> Series:
@@ -336,6 +337,8 @@ def curves(runs: Sequence[Account], groups: Sequence[Group]) -> Markup:
     losses = {"loss": "loss"} | ({name: name.removeprefix("loss/") for name in terms} if len(terms) > 1 else {})
     alone = len(runs) == 1
     colour = {run.name: k for k, group in enumerate(groups) for run in group.runs} if len(groups) > 1 else {}
+    steps = [step for run in runs for record in run.metrics if (step := figure(record, "step")) is not None]
+    span = (min(steps), max(steps)) if steps else None
     charts = []
     for title, unit, scale, names in (("Loss", "", 1.0, losses), *CURVES):
         if alone:
@@ -345,7 +348,9 @@ def curves(runs: Sequence[Account], groups: Sequence[Group]) -> Markup:
         else:
             series = [_series(run, next(iter(names)), run.name, colour.get(run.name, k), scale) for k, run in enumerate(runs)]
         edges = _edges(runs[0]) if alone else []
-        charts.append(draw(Chart(title, [one for one in series if one.points], unit, edges)))
+        charts.append(
+            draw(Chart(title, [one for one in series if one.points], unit, edges, span, log=title != "Learning rate"))
+        )
     drawn = [chart for chart in charts if chart]
     if not drawn:
         return tag("p", "No metrics.")
@@ -383,7 +388,7 @@ def _differences(run: Account) -> Iterator[Markup]:
     for line in diff(theirs, ours):
         path, _, values = line.partition(": ")
         before, _, now = values.partition(" -> ")
-        rows.append([path, before, now])
+        rows.append([path, *("by rule" if told == "none" and path in OF_RULE else told.strip('"') for told in (before, now))])
     yield tag("p", f"{name}: {STATUS[chosen.status]}. Source: {chosen.source}.")
     if rows:
         yield table(f"What differs from the preset {name}", ["setting", "preset", "here"], rows, words=3, class_="settings")

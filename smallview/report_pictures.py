@@ -16,7 +16,7 @@ from smallview.data.packing import open_pack
 from smallview.data.sources import Source, open_source
 from smallview.data.subsets import taken
 from smallview.errors import DataError
-from smallview.evaluation.features import extract
+from smallview.evaluation.features import extract, raw_pixels
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.foregrounds import foregrounds_of
 from smallview.output.atlas import MOST, Atlas, chart_of, extremes, make_atlas, neighbour_rows
@@ -32,13 +32,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Some of the pictures of a source, decoded; of how many, and how many of these could not be read."""
+    """Some of the pictures of a source, decoded; of how many, how many of these could not be read, and the encoder's size."""
 
     source: Source
     pack: Pack
     atlas: Atlas
     of: int
     bad: int
+    size: int
 
 
 def sample_of(data: Any, run: Path, threads: int, say: Say) -> Sample:
@@ -63,7 +64,7 @@ def sample_of(data: Any, run: Path, threads: int, say: Say) -> Sample:
         labels = [shortened(str(pack.classes[int(i)] if pack.classes else int(i))) for i in pack.labels]
     say("report: the map")
     atlas = make_atlas(features, [shortened(name) for name in pack.names], labels)
-    return Sample(source, pack, atlas, len(source), len(pack.bad))
+    return Sample(source, pack, atlas, len(source), len(pack.bad), subject.config.size)
 
 
 def shortened(name: str) -> str:
@@ -83,12 +84,12 @@ def atlas_part(sample: Sample, most_bytes: int) -> tuple[Markup, Markup]:
     told = f"{len(pack):,} pictures of "
     drawn = f", drawn at random from {sample.of:,}" if sample.of > len(pack) + sample.bad else ""
     bad = f"; {sample.bad:,} could not be read" if sample.bad else ""
-    agrees = atlas.agreement()
+    agrees = None if atlas.labels is None else atlas.agreement(raw_pixels(pack, sample.size).numpy())
     share = (
         ""
         if agrees is None
-        else f" Of each picture's {atlas.which.shape[1]} nearest others {100 * agrees[0]:.0f} % are of its class; drawn at random "
-        f"{100 * agrees[1]:.0f} % would be."
+        else f" Of each picture's {atlas.which.shape[1]} nearest others {100 * agrees[0]:.0f} % are of its class; by raw pixels "
+        f"{100 * agrees[1]:.0f} % are, drawn at random {100 * agrees[2]:.0f} % would be."
     )
     how = f"The map is {atlas.how}: near means alike to the encoder, axes and distances between groups mean nothing."
     keys = "Point at a picture, or move from one to the next with the arrow keys."

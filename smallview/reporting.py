@@ -197,7 +197,7 @@ def _page(
 ) -> str:
     shown = [replace(group, name=hidden.text(group.name)) for group in groups]
     sections = [Section("Verdict", verdict(shown))]
-    if found is not None:
+    if found is not None and len(found.groups) > 1:
         sections.append(Section("Comparison", _comparison(found, hidden)))
     sections += [
         Section("What it is", facts(named)),
@@ -231,7 +231,9 @@ def _comparison(found: Comparison, hidden: _Privacy) -> Markup:
     words = 2 if head[1] == "on" else 1
     said = [tag("li", markup.name_of(hidden.text(text))) for text in sentences(found)]
     return join(
-        markup.table("Mean ± standard deviation over seeds", [hidden.text(title) for title in head], cells, words=words),
+        markup.table(
+            "Mean ± standard deviation over seeds", [hidden.text(title) for title in head], cells, words=words, class_="figures"
+        ),
         tag("ul", said, class_="notes") if said else None,
     )
 

@@ -17,7 +17,6 @@ import torch
 from smallview.evaluation.knn import nearest
 from smallview.output.markup import Child, Markup, join, name_of, tag
 from smallview.output.sprites import Sprites, thumbs
-from smallview.records import Pictures
 from smallview.seeds import derive, generator
 
 MOST = 2000
@@ -29,7 +28,8 @@ FEWEST_FOR_TSNE = 12
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """N pictures as an encoder sees them: their places float64 [N, 2] in [0, 1] and how these were found, each one's nearest others
+    """N pictures as an encoder sees them: their places float64 [N, 2] in [0, 1], how these were found and how wide for their height,
+    each one's nearest others
     int64 [N, k] with the cosine similarities [N, k], and how near its `DENSE` nearest others are on average [N].
 
     names: for people. labels: of the pictures, as names, or None.
@@ -39,6 +39,7 @@ class Atlas:
     labels: Sequence[str] | None
     places: npt.NDArray[np.float64]
     how: str
+    ratio: float
     near: npt.NDArray[np.float32]
     which: npt.NDArray[np.int64]
     density: npt.NDArray[np.float32]
@@ -53,22 +54,29 @@ class Atlas:
             return name
         return f"{name} ({self.labels[i]})"
 
-    def agreement(self) -> tuple[float, float] | None:
-        """(the share of nearest others that are of the picture's class, the share if they were drawn at random); None without labels."""
+    def agreement(self, pixels: npt.NDArray[np.float32]) -> tuple[float, float, float] | None:
+        """The share of nearest others that are of the picture's class: by the encoder, by raw pixels [N, P], and if drawn at random.
+
+        None without labels.
+        """
         if self.labels is None or len(set(self.labels)) < 2:
             return None
-        numbers = np.unique(np.asarray(self.labels, object).astype(str), return_inverse=True)[1]
+        numbers = np.unique(np.asarray(self.labels, str), return_inverse=True)[1]
         share = np.bincount(numbers) / len(numbers)
-        return float((numbers[self.which] == numbers[:, None]).mean()), float((share**2).sum())
+        _, by_pixels = _others(pixels, NEIGHBOURS)
+        found = [float((numbers[which] == numbers[:, None]).mean()) for which in (self.which, by_pixels)]
+        return found[0], found[1], float((share**2).sum())
 
 
-def map_places(features: npt.NDArray[np.float32], seed: int = 0) -> tuple[npt.NDArray[np.float64], str]:
-    """Places [N, 2] in [0, 1] of features [N, F], by t-SNE of 50 principal components; and how, in words. The same each time.
+def map_places(features: npt.NDArray[np.float32], seed: int = 0) -> tuple[npt.NDArray[np.float64], str, float]:
+    """Places [N, 2] in [0, 1] of features [N, F], by t-SNE of 50 principal components; how, in words; and width by height.
+
+    The same each time.
 
     Few pictures, or such as are all alike, are shown by their two first components.
 
     Example:
-        >>> places, how = map_places(np.eye(4, dtype=np.float32))
+        >>> places, how, _ = map_places(np.eye(4, dtype=np.float32))
         >>> places.shape, how
         ((4, 2), 'two principal components')
     """
@@ -90,26 +98,22 @@ def map_places(features: npt.NDArray[np.float32], seed: int = 0) -> tuple[npt.ND
                 layout = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500, n_jobs=1)
                 found = np.asarray(layout.fit_transform(principal), np.float64)
                 how = f"t-SNE (perplexity {perplexity:.3g}) of {parts} principal components"
-    low, span = found.min(0), np.ptp(found, axis=0).max() or 1.0
-    middle = (1.0 - np.ptp(found, axis=0) / span) / 2.0
-    return (found - low) / span + middle, how
+    span = np.ptp(found, axis=0)
+    wide = np.maximum(span, 0.5 * span.max() or 1.0)  # no flatter than twice as wide as high
+    return (found - found.min(0) + (wide - span) / 2.0) / wide, how, float(wide[0] / wide[1])
 
 
 def make_atlas(features: npt.NDArray[np.float32], names: Sequence[str], labels: Sequence[str] | None) -> Atlas:
     """The atlas of pictures by their features [N, F]; of two or more."""
-    places, how = map_places(features)
-    near, which = nearest(torch.from_numpy(features), torch.from_numpy(features), DENSE, leave_one_out=True)
-    return Atlas(
-        *(names, labels, places, how),
-        *(near[:, :NEIGHBOURS].numpy(), which[:, :NEIGHBOURS].numpy(), near.mean(1).numpy()),
-    )
+    places, how, ratio = map_places(features)
+    near, which = _others(features, DENSE)
+    return Atlas(names, labels, places, how, ratio, near[:, :NEIGHBOURS], which[:, :NEIGHBOURS], near.mean(1))
 
 
-def picture_at(pictures: Pictures, i: int) -> npt.NDArray[np.uint8]:
-    """Picture i, uint8 [H, W, C]."""
-    flat, (start,) = pictures.gather(np.array([i]))
-    height, width = int(pictures.heights[i]), int(pictures.widths[i])
-    return flat[start : start + height * width * pictures.channels].reshape(height, width, pictures.channels)
+def _others(vectors: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    all_of_them = torch.from_numpy(vectors)
+    near, which = nearest(all_of_them, all_of_them, k, leave_one_out=True)
+    return near.numpy(), which.numpy()
 
 
 def chart_of(atlas: Atlas, sprites: Sprites) -> Markup:
@@ -139,9 +143,11 @@ def chart_of(atlas: Atlas, sprites: Sprites) -> Markup:
                 "i", role="img", tabindex="-1" if i else "0", class_=f"p h{hue} {side}".rstrip(), style=style, aria_label=called
             )
         )
-    board = tag("div", tag("div", points, class_="board"), class_="map", role="group", aria_label="map of pictures")
-    legend = tag("fieldset", tag("legend", "show"), keys, class_="classes") if keys else None
-    return tag("div", legend, board, class_=f"atlas {sprites.name}-map")
+    inner = tag("div", points, class_="board", style=f"aspect-ratio:{atlas.ratio:.3f}")
+    board = tag("div", inner, class_="map", role="group", aria_label="map of pictures")
+    legend = tag("fieldset", tag("legend", "Show"), keys, class_="classes") if keys else None
+    small = tag("input", type="checkbox", id="as", class_="as"), tag("label", "as pictures", for_="as")
+    return tag("div", legend, *small, board, class_=f"atlas {sprites.name}-map")
 
 
 def neighbour_rows(atlas: Atlas, sprites: Sprites, seed: int = 0) -> Markup:
@@ -152,13 +158,13 @@ def neighbour_rows(atlas: Atlas, sprites: Sprites, seed: int = 0) -> Markup:
         cells = [tag("th", sprites.show(i, atlas.called(i)), tag("span", name_of(atlas.called(i)), class_="name"), scope="row")]
         for near, j in zip(atlas.near[i].tolist(), atlas.which[i].tolist(), strict=True):
             same = atlas.labels is not None and atlas.labels[i] == atlas.labels[j]
-            mark = None if atlas.labels is None else ("same class" if same else f"class {atlas.labels[j]}")
-            alt = f"{atlas.called(j)}, similarity {near:.2f}" + (f", {mark}" if mark else "")
-            other = "" if atlas.labels is None or same else "other"
-            cells.append(tag("td", sprites.show(j, alt, other), tag("span", f"{near:.2f}", class_="name")))
+            alt = f"{atlas.called(j)}, similarity {near:.2f}" + ", same class" * same
+            below = tag("span", f"{near:.2f}", tag("b", " ●", aria_hidden="true") if same else None, class_="name")
+            cells.append(tag("td", sprites.show(j, alt), below))
         rows.append(tag("tr", cells))
     titles = [tag("th", title, scope="col") for title in ("picture", *map(str, range(1, atlas.which.shape[1] + 1)))]
-    caption = tag("caption", "Nearest others by cosine similarity, the nearest first")
+    told = "" if atlas.labels is None else "; ● is of the same class"
+    caption = tag("caption", f"Nearest others by cosine similarity, the nearest first{told}")
     inner = tag("table", caption, tag("thead", tag("tr", titles)), tag("tbody", rows), class_="near")
     return tag("div", inner, class_="wide", tabindex="0", role="region", aria_label="nearest others")
 
@@ -168,9 +174,10 @@ def extremes(atlas: Atlas, sprites: Sprites) -> Markup:
     order = np.argsort(-atlas.density, kind="stable").tolist()
     few = min(EXTREMES, len(order) // 2)
 
-    def shown(title: str, chosen: list[int]) -> Markup:
+    def shown(title: str, chosen: list[int], told: Markup | None = None) -> Markup:
         below = [join(name_of(atlas.called(i)), tag("small", f" {atlas.density[i]:.2f}")) for i in chosen]
         items = thumbs(sprites, chosen, [atlas.called(i) for i in chosen], below)
-        return join(tag("h3", title), tag("ul", items, class_="thumbs"))
+        return join(tag("h3", title), told, tag("ul", items, class_="thumbs"))
 
-    return join(shown("Most typical", order[:few]), shown("Strangest", order[::-1][:few]))
+    told = tag("p", f"By the mean similarity of a picture to its {DENSE} nearest others: the highest here, the lowest below.")
+    return join(shown("Most typical", order[:few], told), shown("Strangest", order[::-1][:few]))

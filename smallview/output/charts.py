@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smallview.output.markup import Markup, join, tag
 
@@ -25,12 +25,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn on one pair of axes. edges: where along x a new stage begins, and what it is called there."""
+    """What is drawn on one pair of axes. edges: where along x a new stage begins, and what it is called there. span: from and to which x,
+    by default as far as there are points. log: may the scale be logarithmic.
+    """
 
     title: str
     series: Sequence[Series]
     unit: str = ""
     edges: Sequence[tuple[float, str]] = ()
+    span: tuple[float, float] | None = None
+    log: bool = True
 
 
 def number(value: float) -> str:
@@ -128,15 +132,15 @@ def draw(chart: Chart) -> Markup:
     series = [one for one in chart.series if one.points]
     if not series:
         return Markup("")
-    chart = Chart(chart.title, series, chart.unit, chart.edges)
+    chart = replace(chart, series=series)
     xs, ys = [x for one in series for x, _ in one.points], [y for one in series for _, y in one.points]
-    log = min(ys) > 0.0 and max(ys) / min(ys) > LOG_FROM
+    log = chart.log and min(ys) > 0.0 and max(ys) / min(ys) > LOG_FROM
     low, high = (math.log10(min(ys)), math.log10(max(ys))) if log else (min(ys), max(ys))
     if not log and 0.0 < low < 0.6 * high:
         low = 0.0
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     low, high = (low if low == 0.0 else low - room), high + room
-    first, last = min(xs), max(xs)
+    first, last = chart.span or (min(xs), max(xs))
     right = RIGHT + 6.3 * max(len(number(one.points[-1][1])) for one in series)
 
     def across(x: float) -> float:
@@ -160,6 +164,8 @@ def draw(chart: Chart) -> Markup:
         if x > first:
             marks.append(tag("line", x1=at, x2=at, y1=TOP - 4, y2=HEIGHT - BOTTOM, class_="edge"))
         marks.append(tag("text", name, x=f"{across(max(x, first)) + 3:.1f}", y=TOP - 4, class_="stage"))
+    marks.append(tag("text", "step", x=f"{WIDTH - right + 6:.1f}", y=HEIGHT - 8))
+    said: set[tuple[str, float]] = set()
     ends = _spread([down(one.points[-1][1]) for one in series], 11.0, TOP, HEIGHT - BOTTOM)
     for one, end in zip(series, ends, strict=True):
         points = thinned(one.points)
@@ -167,8 +173,11 @@ def draw(chart: Chart) -> Markup:
         colour = f"c{one.colour % COLOURS}"
         marks.append(tag("path", d=path, class_=f"curve {colour}"))
         x, y = one.points[-1]
+        told = number(y)
         marks.append(tag("circle", cx=f"{across(x):.1f}", cy=f"{down(y):.1f}", r="2.4", class_=f"end {colour}"))
-        marks.append(tag("text", number(y), x=f"{across(x) + 6:.1f}", y=f"{end + 3.5:.1f}", class_=f"last {colour}"))
+        if (told, x) not in said:
+            marks.append(tag("text", told, x=f"{across(x) + 6:.1f}", y=f"{end + 3.5:.1f}", class_=f"last {colour}"))
+        said.add((told, x))
     key = [tag("span", tag("i", class_=f"key c{one.colour % COLOURS}", aria_hidden="true"), one.name) for one in series]
     unit = ", ".join(part for part in (chart.unit, "logarithmic" if log else "") if part)
     title = join(tag("b", chart.title), f" {unit}" if unit else None)
@@ -192,46 +201,43 @@ class Dots:
 
 def dot_plot(lines: Sequence[Dots]) -> Markup:
     """A line for each figure: an open square for raw pixels, an open circle for the untrained encoder, a full one for this encoder."""
-    width, left, right, step, top = 640, 190, 50, 26, 30
+    width, left, right, step, top = 460, 128, 20, 24, 4
     known = [x for one in lines for x in (one.value, one.pixels, one.untrained) if x is not None]
     widest = max(one.interval or 0.0 for one in lines)
     low, high = max(0.0, min(known) - widest), min(100.0, max(known) + widest)
     low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
 
-    def across(x: float) -> str:
-        return f"{left + (width - left - right) * (min(max(x, low), high) - low) / (high - low):.1f}"
+    def across(x: float) -> float:
+        return round(left + (width - left - right) * (min(max(x, low), high) - low) / (high - low), 1)
 
     bottom = top + step * len(lines)
-    marks: list[Markup] = []
-    for x in ticks(low, high, 6):
-        marks.append(tag("line", x1=across(x), x2=across(x), y1=top - 8, y2=bottom - 6, class_="grid"))
-        marks.append(tag("text", f"{x:g} %", x=across(x), y=bottom + 9, class_="x"))
-    told = []
+    marks = [
+        part
+        for x in ticks(low, high, 5)
+        for part in (
+            tag("line", x1=across(x), x2=across(x), y1=top, y2=bottom, class_="grid"),
+            tag("text", f"{x:g} %", x=across(x), y=bottom + 14, class_="x"),
+        )
+    ]
     for k, one in enumerate(lines):
-        y = top + step * k + 6
+        y = top + step * k + step // 2
         marks.append(tag("text", one.name, x=left - 14, y=y + 4, class_="y metric"))
         if one.interval is not None:
             ends = across(one.value - one.interval), across(one.value + one.interval)
             marks.append(tag("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="whisker"))
         if one.pixels is not None:
-            marks.append(tag("rect", x=f"{float(across(one.pixels)) - 4:.1f}", y=y - 4, width=8, height=8, class_="pixels"))
+            marks.append(tag("rect", x=f"{across(one.pixels) - 4:.1f}", y=y - 4, width=8, height=8, class_="pixels"))
         if one.untrained is not None:
             marks.append(tag("circle", cx=across(one.untrained), cy=y, r="4.5", class_="untrained"))
-        marks.append(tag("circle", cx=across(one.value), cy=y, r="5", class_="this"))
-        told.append(
-            f"{one.name}: this encoder {one.value:.2f}, raw pixels {_known(one.pixels)}, untrained encoder {_known(one.untrained)}"
-        )
-    key = [
-        *(tag("rect", x=left, y=4, width=8, height=8, class_="pixels"), tag("text", "raw pixels", x=left + 14, y=12)),
-        *(tag("circle", cx=left + 96, cy=8, r="4.5", class_="untrained"), tag("text", "untrained encoder", x=left + 106, y=12)),
-        *(
-            tag("circle", cx=left + 232, cy=8, r="5", class_="this"),
-            tag("text", "this encoder, 95 % interval", x=left + 243, y=12),
-        ),
-    ]
-    return tag(
-        *("svg", key, marks), viewBox=f"0 0 {width} {bottom + 16}", role="img", class_="bars", aria_label=". ".join(told)
+        marks.append(tag("circle", cx=across(one.value), cy=y, r="4.8", class_="this"))
+    told = ". ".join(
+        f"{one.name}: this encoder {one.value:.2f}, raw pixels {_known(one.pixels)}, untrained encoder {_known(one.untrained)}"
+        for one in lines
     )
+    names = {"square": "raw pixels", "ring": "untrained encoder", "full": "this encoder, 95 % interval"}
+    key = [tag("span", tag("i", class_=f"key {shape}", aria_hidden="true"), name) for shape, name in names.items()]
+    drawn = tag("svg", marks, viewBox=f"0 0 {width} {bottom + 20}", role="img", aria_label=told)
+    return tag("figure", tag("div", key, class_="legend"), drawn, class_="bars")
 
 
 def _known(value: float | None) -> str:

@@ -50,8 +50,16 @@ def tag(name: str, /, *children: Child | list[Markup], **attributes: object) -> 
 
 
 def name_of(text: str) -> Markup:
-    """A name that came with the data: set apart, so that letters of another direction do not turn what stands around it."""
-    return tag("bdi", text)
+    """A name that came with the data: set apart, so that letters of another direction do not turn what stands around it.
+
+    Lines break after the parts of a path.
+
+    Example:
+        >>> name_of("cats/1.png")
+        '<bdi>cats/<wbr>1.png</bdi>'
+    """
+    parts = text.split("/")
+    return tag("bdi", [join(part, "/", Markup("<wbr>")) for part in parts[:-1]], parts[-1])
 
 
 def table(

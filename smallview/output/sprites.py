@@ -17,12 +17,14 @@ from smallview.output.markup import Markup, escaped, tag
 Pixels = npt.NDArray[np.uint8]
 # (side in pixels, quality) from the best to the smallest; sides of whole 8 x 8 blocks, so that neighbours do not bleed into each other
 STEPS = ((64, 80), (64, 65), (48, 75), (48, 60), (40, 60), (32, 65), (32, 45), (24, 50), (16, 50))
+# where a picture also shows: beside a point of the map of these sprites, and in its place
+ON_MAP = ("-map .p:hover::after", "-map .p:focus::after", "-map .as:checked~.map .p")
 MOST_SIDE = 16_000  # pixels of a sheet that every browser still shows
 
 
 @dataclass(frozen=True, eq=False)
 class Sprites:
-    """A sheet of N pictures: `css` puts it behind elements of its class, and `of(i)` says which place of it one of them shows."""
+    """A sheet of N pictures, called by a plain word: `css` puts it behind elements of its class; `of(i)` says which place one of them shows."""
 
     name: str
     css: Markup
@@ -80,8 +82,9 @@ def sheet_of(name: str, count: int, picture: Callable[[int], Pixels], most_bytes
             break
     assert drawn is not None, "STEPS is not empty"
     crisp = "image-rendering:pixelated;" if drawn[0] <= 32 else ""
+    shown = ",".join(f".{name}{where}" for where in ("", *ON_MAP))
     css = Markup(
-        f".{escaped(name)}{{--columns:{columns};--rows:{rows};{crisp}"
+        f"{escaped(shown)}{{--columns:{columns};--rows:{rows};{crisp}"
         f"background-image:url(data:image/jpeg;base64,{encoded.decode('ascii')})}}"
     )
     return Sprites(name, css, columns, rows)
