@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -144,14 +145,14 @@ def _figures(one: Judged) -> str:
         for name, floor in (("raw pixels", one.pixels), ("the untrained encoder", one.untrained))
         if floor is not None
     ]
-    told = f"{one.metric} on {one.part}: {one.mean:.1f}{spread}{seeds}"
+    told = f"On {one.part}: {one.mean:.1f}{spread}{seeds}"
     return told + ("; " + ", ".join(gaps) if gaps else "") + "."
 
 
 def watch_words(name: str | None) -> str:
     """What the watch said, in a sentence."""
     if name is None:
-        return "The watch gave no verdict: it does from step 100 on."
+        return "The watch gave no verdict: it does from step 100 of a training or stage on."
     return f"The watch calls it {name}" + (f": {WATCH[name]}." if name in WATCH else ".")
 
 
@@ -255,7 +256,7 @@ def _facts(run: Account) -> Iterator[tuple[str, str]]:
 def results(groups: Sequence[Group]) -> Markup:
     """Every row beside its floors, and the protocols in full."""
     parts: list[Markup] = []
-    protocols: dict[str, str] = {}
+    protocols: dict[tuple[str, str], str] = {}  # said once for all seeds
     for group in groups:
         found = judged(group)
         title = [tag("h3", name_of(group.name))] if len(groups) > 1 else []
@@ -269,10 +270,10 @@ def results(groups: Sequence[Group]) -> Markup:
         ][:12]
         parts += [*title, *([dot_plot(dots)] if dots else []), *_tables(group, found)]
         for one in found:
-            protocols.setdefault(one.text, one.metric)
+            protocols.setdefault((one.metric, re.sub(r"seed \d+", "seed", one.text)), one.text)
     if not protocols:
         return tag("p", "No rows yet. ", tag("code", "smallview evaluate RUN --train LABELED --test LABELED"), " writes them.")
-    full = [join(tag("dt", metric), tag("dd", name_of(text))) for text, metric in protocols.items()]
+    full = [join(tag("dt", metric), tag("dd", name_of(text))) for (metric, _), text in protocols.items()]
     return join(parts, tag("h3", "Protocols in full"), tag("dl", full, class_="protocols"))
 
 
@@ -291,13 +292,13 @@ def _tables(group: Group, found: Sequence[Judged]) -> Iterator[Markup]:
         yield table(caption, head + (["std over seeds", "seeds"] if several else []), rows, class_="figures")
 
 
-def _series(run: Account, name: str, called: str, colour: int, scale: float = 1.0) -> Series:
+def _series(run: Account, name: str, called: str, colour: int, scale: float = 1.0, group: str = "") -> Series:
     points: dict[float, float] = {}
     for record in run.metrics:
         step, value = figure(record, "step"), figure(record, name)
         if step is not None and value is not None:
             points[step] = value * scale
-    return Series(called, sorted(points.items()), colour)
+    return Series(called, sorted(points.items()), colour, group)
 
 
 def _edges(run: Account) -> list[tuple[float, str]]:
@@ -336,7 +337,7 @@ def curves(runs: Sequence[Account], groups: Sequence[Group]) -> Markup:
     terms = sorted({name for run in runs for record in run.metrics for name in record if name.startswith("loss/")})
     losses = {"loss": "loss"} | ({name: name.removeprefix("loss/") for name in terms} if len(terms) > 1 else {})
     alone = len(runs) == 1
-    colour = {run.name: k for k, group in enumerate(groups) for run in group.runs} if len(groups) > 1 else {}
+    of = {run.name: (k, group.name) for k, group in enumerate(groups) for run in group.runs} if len(groups) > 1 else {}
     steps = [step for run in runs for record in run.metrics if (step := figure(record, "step")) is not None]
     span = (min(steps), max(steps)) if steps else None
     charts = []
@@ -346,7 +347,9 @@ def curves(runs: Sequence[Account], groups: Sequence[Group]) -> Markup:
                 _series(runs[0], name, called, k, scale) for k, (name, called) in enumerate(list(names.items())[:COLOURS])
             ]
         else:
-            series = [_series(run, next(iter(names)), run.name, colour.get(run.name, k), scale) for k, run in enumerate(runs)]
+            first = next(iter(names))
+            coloured = [(run, *of.get(run.name, (k, ""))) for k, run in enumerate(runs)]
+            series = [_series(run, first, run.name, k, scale, group) for run, k, group in coloured]
         edges = _edges(runs[0]) if alone else []
         charts.append(
             draw(Chart(title, [one for one in series if one.points], unit, edges, span, log=title != "Learning rate"))
@@ -354,7 +357,7 @@ def curves(runs: Sequence[Account], groups: Sequence[Group]) -> Markup:
     drawn = [chart for chart in charts if chart]
     if not drawn:
         return tag("p", "No metrics.")
-    told = "" if alone else "A line for each run" + (", in the colour of its group." if colour else ".")
+    told = "" if alone else "A line for each run" + (", in the colour of its group." if of else ".")
     return join(tag("p", told) if told else None, tag("div", drawn, class_="charts"))
 
 

@@ -15,7 +15,7 @@ from smallview.account import Account, private, read_account, without_paths
 from smallview.comparing import read_trained, sentences, table
 from smallview.continuing import stored_config
 from smallview.errors import SmallviewError, UsageError
-from smallview.evaluation.comparison import Comparison
+from smallview.evaluation.comparison import Comparison, Trained
 from smallview.evaluation.comparison import compare as compared
 from smallview.files import check_folder, write_text
 from smallview.output import markup
@@ -29,6 +29,7 @@ MOST_BYTES = 5_000_000
 # bytes for the pictures on the map, less where the rest of the page is large
 ROOM = (2_900_000, 1_500_000, 500_000)
 VIEWS_ROOM = 400_000
+LONGEST = 48  # letters of a group's name
 Say = Callable[[str], None]
 
 
@@ -150,7 +151,7 @@ def _grouped(runs: Sequence[Account], named: Sequence[Account], notes: list[str]
     of: dict[str, str] = {}
     found = None
     try:
-        trained = read_trained([run.folder for run in whole])
+        trained = _short(read_trained([run.folder for run in whole]), runs, named)
         of = {one.name: one.group for one in trained}
         if any(one.rows for one in trained):
             found = compared(trained)
@@ -160,6 +161,17 @@ def _grouped(runs: Sequence[Account], named: Sequence[Account], notes: list[str]
     for run, shown in zip(runs, named, strict=True):
         together.setdefault(of.get(str(run.folder), shown.name), []).append(shown)
     return [Group(name, tuple(members)) for name, members in together.items()], found
+
+
+def _short(trained: Sequence[Trained], runs: Sequence[Account], named: Sequence[Account]) -> list[Trained]:
+    """The same, with a group of a long name called by its method and its first run."""
+    shown = {str(run.folder): name for run, name in zip(runs, named, strict=True)}
+    called: dict[str, str] = {}
+    for one in trained:
+        run = shown[one.name]
+        kind = run.settings.get("preset", run.summary.get("method"))
+        called.setdefault(one.group, one.group if len(one.group) <= LONGEST else f"{kind}, as {run.name}")
+    return [replace(one, group=called[one.group]) for one in trained]
 
 
 def _sample(runs: Sequence[Account], data: Any, threads: int, notes: list[str], say: Say) -> Sample | None:

@@ -6,21 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from smallview.output.markup import Markup, join, tag
+from smallview.output.markup import Markup, join, name_of, tag
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 190, 46, 12, 14, 24
 MOST_POINTS = 400
+MOST_TOLD = 4  # lines whose last values are written beside them
 LOG_FROM = 200.0  # times the smallest value, from which a scale is logarithmic
 COLOURS = 8
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name, its points (x rising, y finite), and the number of its colour."""
+    """A line: its name, its points (x rising, y finite), the number of its colour, and what all lines of that colour are together."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,11 @@ def draw(chart: Chart) -> Markup:
         x, y = one.points[-1]
         told = number(y)
         marks.append(tag("circle", cx=f"{across(x):.1f}", cy=f"{down(y):.1f}", r="2.4", class_=f"end {colour}"))
-        if (told, x) not in said:
+        if (told, x) not in said and len(series) <= MOST_TOLD:
             marks.append(tag("text", told, x=f"{across(x) + 6:.1f}", y=f"{end + 3.5:.1f}", class_=f"last {colour}"))
         said.add((told, x))
-    key = [tag("span", tag("i", class_=f"key c{one.colour % COLOURS}", aria_hidden="true"), one.name) for one in series]
+    kinds = dict.fromkeys((one.colour % COLOURS, one.group or one.name) for one in series)
+    key = [tag("span", tag("i", class_=f"key c{colour}", aria_hidden="true"), name_of(called)) for colour, called in kinds]
     unit = ", ".join(part for part in (chart.unit, "logarithmic" if log else "") if part)
     title = join(tag("b", chart.title), f" {unit}" if unit else None)
     picture = tag(
