@@ -60,7 +60,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Judged:
-    """A figure of a group: its mean and spread over seeds, half its 95 % interval over test pictures, and its floors."""
+    """A figure of a group: its values by seed, half its 95 % interval over test pictures, its floors, and how many test pictures have a
+    near-duplicate in the training part.
+    """
 
     protocol: str
     metric: str
@@ -69,6 +71,7 @@ class Judged:
     interval: float | None
     pixels: float | None
     untrained: float | None
+    leaked: float
     text: str
 
     @property
@@ -107,6 +110,7 @@ def judged(group: Group) -> list[Judged]:
             mean([row.interval for row in rows]),
             mean([row.floor_pixels for row in rows]),
             mean([row.floor_untrained for row in rows]),
+            max(figure(row.settings, "near_duplicates") or 0.0 for row in rows),
             rows[-1].protocol,
         )
         for key, rows in found.items()
@@ -146,7 +150,8 @@ def _figures(one: Judged) -> str:
         if floor is not None
     ]
     told = f"On {one.part}: {one.mean:.1f}{spread}{seeds}"
-    return told + ("; " + ", ".join(gaps) if gaps else "") + "."
+    leaks = f" {one.leaked:,.0f} test pictures have a near-duplicate among those fitted on." if one.leaked else ""
+    return told + ("; " + ", ".join(gaps) if gaps else "") + "." + leaks
 
 
 def watch_words(name: str | None) -> str:

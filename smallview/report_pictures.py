@@ -15,7 +15,7 @@ from smallview.data.pack import Pack
 from smallview.data.packing import open_pack
 from smallview.data.sources import Source, open_source
 from smallview.data.subsets import taken
-from smallview.errors import DataError
+from smallview.errors import DataError, SmallviewError
 from smallview.evaluation.features import extract, raw_pixels
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.foregrounds import foregrounds_of
@@ -58,7 +58,7 @@ def sample_of(data: Any, run: Path, threads: int, say: Say) -> Sample:
     say(f"report: features of {len(pack):,} pictures of {source.name}")
     features = extract(subject.encoder, subject.config, pack, threads=threads).numpy()
     if not np.isfinite(features).all():
-        raise DataError(f"the encoder in {run} gives features that are not finite")
+        raise SmallviewError(f"the encoder in {run} gives features that are not finite")
     labels = None
     if pack.labels is not None:
         labels = [shortened(str(pack.classes[int(i)] if pack.classes else int(i))) for i in pack.labels]

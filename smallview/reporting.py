@@ -14,7 +14,7 @@ from smallview import __version__
 from smallview.account import Account, private, read_account, without_paths
 from smallview.comparing import read_trained, sentences, table
 from smallview.continuing import stored_config
-from smallview.errors import SmallviewError, UsageError
+from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.evaluation.comparison import Comparison, Trained
 from smallview.evaluation.comparison import compare as compared
 from smallview.files import check_folder, write_text
@@ -170,7 +170,7 @@ def _short(trained: Sequence[Trained], runs: Sequence[Account], named: Sequence[
     for one in trained:
         run = shown[one.name]
         kind = run.settings.get("preset", run.summary.get("method"))
-        called.setdefault(one.group, one.group if len(one.group) <= LONGEST else f"{kind}, as {run.name}")
+        called.setdefault(one.group, one.group if len(one.group) <= LONGEST else f"{kind} as in {run.name}")
     return [replace(one, group=called[one.group]) for one in trained]
 
 
@@ -190,7 +190,7 @@ def _sample(runs: Sequence[Account], data: Any, threads: int, notes: list[str], 
     try:
         return sample_of(place, run.folder, threads, say)
     except SmallviewError as error:
-        if data is not None:
+        if data is not None and isinstance(error, DataError):
             raise
         notes.append(f"No pictures are shown: {error}.")
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from PIL import Image
 from smallview.output.markup import Markup, escaped, tag
 
 Pixels = npt.NDArray[np.uint8]
-# (side in pixels, quality) from the best to the smallest; sides of whole 8 x 8 blocks, so that neighbours do not bleed into each other
-STEPS = ((64, 80), (64, 65), (48, 75), (48, 60), (40, 60), (32, 65), (32, 45), (24, 50), (16, 50))
+SIDES = (64, 48, 40, 32, 24, 16, 8)  # pixels; whole 8 x 8 blocks, so that neighbours do not bleed into each other
+QUALITIES = (85, 65, 45)
 # where a picture also shows: beside a point of the map of these sprites, and in its place
 ON_MAP = ("-map .p:hover::after", "-map .p:focus::after", "-map .as:checked~.map .p")
 MOST_SIDE = 16_000  # pixels of a sheet that every browser still shows
@@ -65,10 +66,10 @@ def sheet_of(name: str, count: int, picture: Callable[[int], Pixels], most_bytes
     rows = math.ceil(count / columns)
     short = min(min(picture(i).shape[:2]) for i in range(0, count, max(1, count // 16)))
     wanted = min(most_side, 8 * math.ceil(short / 8))
-    fitting = [(side, quality) for side, quality in STEPS if side <= max(wanted, 16) and side * columns <= MOST_SIDE]
+    fitting = [side for side in SIDES if side <= wanted and side * columns <= MOST_SIDE] or [8]
     encoded = b""
     drawn: tuple[int, Image.Image] | None = None
-    for side, quality in fitting or STEPS[-1:]:
+    for side, quality in itertools.product(fitting, QUALITIES):
         if drawn is None or drawn[0] != side:
             canvas = np.full((rows * side, columns * side, 3), 128, np.uint8)
             for i in range(count):
@@ -76,11 +77,11 @@ def sheet_of(name: str, count: int, picture: Callable[[int], Pixels], most_bytes
                 canvas[top : top + side, left : left + side] = square(picture(i), side)
             drawn = side, Image.fromarray(canvas)
         file = io.BytesIO()
-        drawn[1].save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        drawn[1].save(file, "JPEG", quality=quality, subsampling=0)  # `optimize` wants a buffer that noise overflows
         encoded = base64.b64encode(file.getvalue())
         if len(encoded) <= most_bytes:
             break
-    assert drawn is not None, "STEPS is not empty"
+    assert drawn is not None, "SIDES is not empty"
     crisp = "image-rendering:pixelated;" if drawn[0] <= 32 else ""
     shown = ",".join(f".{name}{where}" for where in ("", *ON_MAP))
     css = Markup(
