@@ -20,7 +20,7 @@ FLAGS = (
 )
 # the browser reads commands from 3 and writes answers to 4, whichever numbers the ends have here
 LAUNCH = (
-    "import os, sys\nends = [os.dup(int(n)) for n in sys.argv[1:3]]\n"
+    "import fcntl, os, sys\nends = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]]\n"
     "os.dup2(ends[0], 3)\nos.dup2(ends[1], 4)\nos.execvp(sys.argv[3], sys.argv[3:])"
 )
 
@@ -45,13 +45,18 @@ class Page:
         os.close(write)
         self.to, self.since = os.fdopen(ours, "wb", buffering=0), os.fdopen(read, "rb", buffering=0)
         self.events: list[dict[str, Any]] = []
-        self.waiting, self.number, self.session = b"", 0, None
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.send(f"{domain}.enable")
+        self.waiting, self.number = b"", 0
+        self.session: str | None = None
 
     def __enter__(self) -> Self:
+        try:
+            target = self.send("Target.createTarget", url="about:blank")["targetId"]
+            self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Network", "Runtime", "Log"):
+                self.send(f"{domain}.enable")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

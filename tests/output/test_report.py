@@ -172,7 +172,7 @@ def test_a_page_that_would_be_too_large_gets_smaller_pictures(
 ) -> None:
     whole = report(run, tmp_path / "a.html", place / "photos").stat().st_size
     monkeypatch.setattr(reporting, "MOST_BYTES", whole - 1)
-    monkeypatch.setattr(reporting, "ROOM", (2_900_000, 9_000))
+    monkeypatch.setattr(reporting, "ROOM", (2_900_000, 3_000))
     assert report(run, tmp_path / "b.html", place / "photos").stat().st_size < whole
 
 
