@@ -67,6 +67,14 @@ class Account:
         return self.metrics[-1] if self.metrics else {}
 
 
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone."""
+
+    name: str
+    runs: tuple[Account, ...]
+
+
 def figure(tables: Mapping[str, Any], name: str) -> float | None:
     """A finite number of that name, None where there is none.
 

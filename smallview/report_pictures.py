@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from smallview.config import RunConfig, smallest_side
 from smallview.data.loading import channel_statistics
@@ -32,12 +33,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Some of the pictures of a source, decoded; of how many, how many of these could not be read, and the encoder's size."""
+    """Some of the pictures of a source, decoded: at which positions, how many of them could not be read, and the encoder's size."""
 
     source: Source
     pack: Pack
     atlas: Atlas
-    of: int
+    positions: npt.NDArray[np.int64]
     bad: int
     size: int
 
@@ -64,7 +65,7 @@ def sample_of(data: Any, run: Path, threads: int, say: Say) -> Sample:
         labels = [shortened(str(pack.classes[int(i)] if pack.classes else int(i))) for i in pack.labels]
     say("report: the map")
     atlas = make_atlas(features, [shortened(name) for name in pack.names], labels)
-    return Sample(source, pack, atlas, len(source), len(pack.bad), subject.config.size)
+    return Sample(source, pack, atlas, chosen, len(pack.bad), subject.config.size)
 
 
 def shortened(name: str) -> str:
@@ -82,7 +83,7 @@ def atlas_part(sample: Sample, most_bytes: int) -> tuple[Markup, Markup]:
     pack, atlas = sample.pack, sample.atlas
     sprites = sheet_of("s0", len(pack), lambda i: pack[i], most_bytes)
     told = f"{len(pack):,} pictures of "
-    drawn = f", drawn at random from {sample.of:,}" if sample.of > len(pack) + sample.bad else ""
+    drawn = f", drawn at random from {len(sample.source):,}" if len(sample.positions) < len(sample.source) else ""
     bad = f"; {sample.bad:,} could not be read" if sample.bad else ""
     agrees = None if atlas.labels is None else atlas.agreement(raw_pixels(pack, sample.size).numpy())
     share = (
@@ -108,9 +109,7 @@ def atlas_part(sample: Sample, most_bytes: int) -> tuple[Markup, Markup]:
 def views_part(sample: Sample, config: RunConfig, most_bytes: int, say: Say) -> tuple[Markup, Markup]:
     """(a table of what the network saw of a few pictures, the style that its sprites need)."""
     source = sample.source
-    few = np.sort(generator(config.seed, "report views").permutation(sample.pack.index)[:SHOWN])
-    whole = sample.pack.index.max() < len(source) == len(sample.pack) + sample.bad
-    chosen = few if whole else np.sort(generator(0, "report").permutation(len(source))[:MOST])[few]
+    chosen = sample.positions[np.sort(generator(config.seed, "report views").permutation(sample.pack.index)[:SHOWN])]
     pack = open_pack(taken(source, chosen, f"{source.name}-views"), short_side=smallest_side(config), kind=config.pack)
     of_mean = any(view.mask_background > 0.0 and view.background == "mean" for view in config.method.views)
     grid = view_grid(

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 
 from smallview import __version__
-from smallview.account import Account, private, read_account, without_paths
+from smallview.account import Account, Group, figure, private, read_account, without_paths
 from smallview.comparing import read_trained, sentences, table
 from smallview.continuing import stored_config
 from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.evaluation.comparison import Comparison, Trained
 from smallview.evaluation.comparison import compare as compared
-from smallview.files import check_folder, write_text
+from smallview.files import check_folder, jsonl_lines, write_text
 from smallview.output import markup
 from smallview.output.html_report import Section, page
 from smallview.output.markup import Child, Markup, join, tag
-from smallview.report_parts import Group, curves, facts, missing, results, settings, verdict
+from smallview.report_parts import curves, facts, missing, settings
 from smallview.report_pictures import Sample, atlas_part, sample_of, views_part
+from smallview.report_verdict import results, verdict
 from smallview.settle import kept_threads, thread_count
 
 MOST_BYTES = 5_000_000
@@ -61,6 +62,7 @@ class _Privacy:
             name=self.text(run.name),
             settings=private(run.settings, self.known),
             recorded=private(run.recorded, self.known),
+            summary=private(run.summary, self.known),
             rows=rows,
             missing=tuple(self.text(line) for line in run.missing),
         )
@@ -188,12 +190,27 @@ def _sample(runs: Sequence[Account], data: Any, threads: int, notes: list[str], 
             return None
         place = own
     try:
-        return sample_of(place, run.folder, threads, say)
+        sample = sample_of(place, run.folder, threads, say)
+        if data is None and (told := _others(run, len(sample.source))):
+            notes.append(told)
+        return sample
     except SmallviewError as error:
         if data is not None and isinstance(error, DataError):
             raise
         notes.append(f"No pictures are shown: {error}.")
         return None
+
+
+def _others(run: Account, there: int) -> str:
+    """Whether what lies in the run's place now can be the run's pictures, by their number; a part of them tells nothing."""
+    known = figure(run.recorded, "pictures")
+    if known is None or run.settings.get("subset") not in (None, "none"):
+        return ""
+    broken = run.folder / "bad_files.jsonl"
+    most = known + (sum(1 for _ in jsonl_lines(broken)) if broken.is_file() else 0)
+    if known <= there <= most:
+        return ""
+    return f"{run.name} was trained on {known:,.0f} pictures, and {there:,} lie in their place now: those shown may be others."
 
 
 def _page(

@@ -26,7 +26,7 @@ LEVELS = (
     ("beside", "account"),
     ("single",),
     ("chain",),
-    ("run", "planning", "use", "assess", "comparing", "checking", "report_parts", "report_pictures"),
+    ("run", "planning", "use", "assess", "comparing", "checking", "report_parts", "report_pictures", "report_verdict"),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting"),
     ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_report"),
     ("cli",),

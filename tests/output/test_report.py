@@ -19,11 +19,11 @@ from PIL import Image
 
 import smallview
 from smallview import report_pictures, reporting
-from smallview.account import read_account
+from smallview.account import Group, read_account
 from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.evaluation.metrics import t_factor
 from smallview.records import Row
-from smallview.report_parts import Group, judged
+from smallview.report_verdict import judged, lead
 from smallview.reporting import report
 
 NAMES = [
@@ -176,6 +176,14 @@ def test_a_page_that_would_be_too_large_gets_smaller_pictures(
     assert report(run, tmp_path / "b.html", place / "photos").stat().st_size < whole
 
 
+def test_other_pictures_in_the_place_of_the_runs_are_said(run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 12, 12, 3), np.uint8))
+    text = (run / "run.toml").read_text(encoding="utf-8")
+    (run / "run.toml").write_text(re.sub("(?m)^data = .*$", f'data = "{tmp_path / "a.npy"}"', text), encoding="utf-8")
+    shown = read(report(run, tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "run was trained on 37 pictures, and 3 lie in their place now" in shown
+
+
 def test_a_torn_line_is_left_out_and_a_damaged_one_is_said(run: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'not json\n{"step": 99, "loss"')
@@ -242,7 +250,7 @@ def test_wrong_input_is_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_difference_is_claimed_only_beyond_what_pictures_and_seeds_would_change(tmp_path: Path) -> None:
-    def lead(values: list[float], interval: float | None) -> tuple[float | None, str]:
+    def said(values: list[float], interval: float | None) -> tuple[float | None, str]:
         runs = []
         for seed, value in enumerate(values):
             place = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -251,15 +259,13 @@ def test_a_difference_is_claimed_only_beyond_what_pictures_and_seeds_would_chang
             (place / "rows.jsonl").write_text(json.dumps(row.as_dict()) + "\n")
             runs.append(read_account(place))
         (one,) = judged(Group("g", tuple(runs)))
-        from smallview.report_parts import _lead
+        return one.margin, lead(one)
 
-        return one.margin, _lead(one)
-
-    margin, told = lead([60.0], 2.0)
+    margin, told = said([60.0], 2.0)
     assert margin == pytest.approx(2**0.5 * 2) and told == (
         "By linear top-1 %: better than raw pixels; not shown to be better than the untrained encoder."
     )
-    margin, told = lead([55.0, 60.0, 65.0], 1.0)
+    margin, told = said([55.0, 60.0, 65.0], 1.0)
     assert margin == pytest.approx(t_factor(3) * 5 / 3**0.5) and told.endswith("raw pixels or the untrained encoder.")
-    assert lead([40.0], 1.0)[1] == "By linear top-1 %: worse than raw pixels and the untrained encoder."
-    assert "without an interval" in lead([60.0], None)[1]
+    assert said([40.0], 1.0)[1] == "By linear top-1 %: worse than raw pixels and the untrained encoder."
+    assert "without an interval" in said([60.0], None)[1]
