@@ -12,20 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from smallview.choosing import LIST
 from smallview.collectives import rank, tell, wait_for_all
 from smallview.config import RunConfig, smallest_side, stage_settings
 from smallview.continuing import finished, going_on, stages_of, stored_config, write_config
 from smallview.data.sources import Source
+from smallview.data.subsets import taken
 from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import jsonl_line, write_text
 from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
-from smallview.pictures import decoded
+from smallview.pictures import changed_pictures, decoded
 from smallview.single import Call, Link, Run, Start, as_it_is, run_training
 from smallview.training.cost import forward_macs
 from smallview.training.handover import Ended
 from smallview.training.log import read_jsonl
+from smallview.training.processes import in_turn
 from smallview.training.progress import clock
 
 SUMMED = ("train_seconds", "forecast_seconds", "flops", "steps", "epochs", "images", "epochs_224")
@@ -36,6 +40,9 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
     """Train stage after stage, from where the folders say that it stands."""
     config, folder = start.config, start.folder
     leads, count = rank() == 0, len(config.stages)
+    if start.began and _told(finished(folder)):
+        _check_same_pictures(source, start, call)
+        return as_it_is(folder, call.encoder, call.say)
     if not isinstance(call.encoder, nn.Module) and config.stem == "auto":
         # one stem for all stages, that of the pictures which the encoder will see in the end
         config = replace(config, stem=build_encoder(config.encoder, in_channels=source.channels, size=config.size)[1].stem)
@@ -90,6 +97,21 @@ def _same_pictures(config: RunConfig, places: Sequence[Path], k: int) -> Path | 
     if k == 0 or stage_settings(config, k).subset != stage_settings(config, k - 1).subset:
         return None
     return places[k - 1]
+
+
+def _check_same_pictures(source: Source, start: Start, call: Call) -> None:
+    """Whether these are the pictures of the finished run in the folder: those that its last stage was trained on.
+
+    Raises:
+        DataError: they are others.
+    """
+    settings, place = stage_settings(start.config, len(start.config.stages) - 1), stages_of(start.folder)[-1]
+    if settings.subset is not None:
+        listed = json.loads((place / LIST).read_text(encoding="utf-8"))
+        if listed["pictures"] == len(source):
+            source = taken(source, np.array(listed["positions"], np.int64), f"{source.name}-{len(listed['positions'])}")
+    pack = in_turn(lambda: decoded(source, settings, None, lambda message: None, smallest_side(start.config)))
+    changed_pictures(place, source, pack, call.accept_data_change)
 
 
 def _finish(folder: Path, config: RunConfig, places: Sequence[Path], source: Source, call: Call) -> None:
@@ -153,4 +175,5 @@ def _join_metrics(folder: Path, places: Sequence[Path]) -> None:
 def _sentence(folder: Path) -> str:
     cost = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["cost"]
     count = len(stages_of(folder))
-    return f"finished: {count} stages, {cost['steps']:,} steps in {clock(cost['train_seconds'])}; the encoder is in {folder / 'encoder'}"
+    several = f"{count} stage{'s' * (count != 1)}"
+    return f"finished: {several}, {cost['steps']:,} steps in {clock(cost['train_seconds'])}; the encoder is in {folder / 'encoder'}"

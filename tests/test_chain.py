@@ -20,6 +20,7 @@ import smallview as sv
 from smallview import chain, single
 from smallview.cli import main
 from smallview.continuing import stages_of
+from smallview.data.subsets import read_subset
 from smallview.errors import DataError, UsageError
 from smallview.networks.encoders import load_encoder
 from smallview.settings import load_toml
@@ -210,6 +211,20 @@ def test_a_finished_run_of_stages_is_left_as_it_is(
     before = weights(whole)
     staged(whole, quiet=False)
     assert weights(whole) == before
+
+
+@pytest.mark.parametrize("part", [None, "50%"])
+def test_a_finished_run_of_stages_is_not_taken_for_one_of_other_pictures(part: str | None, tmp_path: Path) -> None:
+    more = {} if part is None else {"subset": read_subset(part)}
+    path = staged(tmp_path / "run", "8x2", size=16, **more)
+    before = weights(path), (path / "summary.json").read_bytes()
+    assert staged(tmp_path / "run", "8x2", size=16, **more) == path
+    assert (weights(path), (path / "summary.json").read_bytes()) == before
+    with pytest.raises(DataError, match="the pictures changed since"):
+        staged(tmp_path / "run", "8x2", size=16, data=255 - pictures(), **more)
+    with pytest.raises(DataError, match="the pictures changed since"):
+        staged(tmp_path / "run", "8x2", size=16, data=pictures(60), **more)
+    assert (weights(path), (path / "summary.json").read_bytes()) == before
 
 
 def test_other_stages_are_another_run(whole: Path) -> None:
