@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from smallview.choosing import LIST
@@ -23,6 +24,7 @@ from smallview.data.sources import Source
 from smallview.data.subsets import taken
 from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import jsonl_line, write_text
+from smallview.foresight import check_chain
 from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
 from smallview.pictures import changed_pictures, decoded
 from smallview.single import Call, Link, Run, Start, as_it_is, run_training
@@ -43,9 +45,13 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
     if start.began and _told(finished(folder)):
         _check_same_pictures(source, start, call)
         return as_it_is(folder, call.encoder, call.say)
-    if not isinstance(call.encoder, nn.Module) and config.stem == "auto":
+    named = not isinstance(call.encoder, nn.Module) and not config.encoder.startswith("custom:")
+    if named and config.stem == "auto":
         # one stem for all stages, that of the pictures which the encoder will see in the end
         config = replace(config, stem=build_encoder(config.encoder, in_channels=source.channels, size=config.size)[1].stem)
+    if not start.began:
+        with torch.random.fork_rng(devices=[]):
+            check_chain(config, source, call.encoder, start.batch_given)
     if leads and not start.began:
         write_config(folder, config, {"pictures": len(source)})
     wait_for_all()
@@ -72,7 +78,9 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
             else f"{settings.minutes:g} minutes"
         )
         call.say(f"{link.name}: {settings.size} px, {length}" + (f", depth {settings.depth}" if settings.depth else ""))
-        this = Start(settings, place, begun, False, start.batch_given, None, source, link)
+        this = Start(
+            settings, place, begun, False, start.batch_given or config.stages[k].batch_size is not None, None, source, link
+        )
         told = Start.told(this if leads else None)
         this = this if leads else replace(told, source=source, link=link)
         run_training(source, this, of_stage)

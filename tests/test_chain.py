@@ -20,7 +20,7 @@ import smallview as sv
 from smallview import chain, single
 from smallview.cli import main
 from smallview.continuing import stages_of
-from smallview.data.subsets import read_subset
+from smallview.data.subsets import Subset, read_subset
 from smallview.errors import DataError, UsageError
 from smallview.networks.encoders import load_encoder
 from smallview.settings import load_toml
@@ -245,8 +245,6 @@ def test_pictures_that_change_between_two_stages_are_told(tmp_path: Path, monkey
 
 def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
     data = (pictures(), np.arange(48) % 4)
-    from smallview.data.subsets import Subset
-
     stages = (Stage(8, epochs=1.0, subset=Subset(per_class=5)), Stage(16, epochs=1.0, subset=Subset(per_class=9)))
     path = staged(tmp_path / "run", stages, data)
     small, large = (json.loads((place / "subset.json").read_text()) for place in stages_of(path))
@@ -258,7 +256,6 @@ def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from smallview import choosing
-    from smallview.data.subsets import Subset
 
     given: dict[str, Any] = {
         "batch_size": 8,
@@ -382,6 +379,43 @@ def test_an_encoder_grows_and_the_whole_method_computes_what_it_did(small: str, 
 def test_an_encoder_that_is_no_continuation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be grown into"):
         staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, encoder="mobilenetv3_small_050")))
+
+
+class Averages(torch.nn.Module):
+    """A module of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layer(images.mean((2, 3)))
+        return features
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "wanted"),
+    [
+        ({"encoder": "resnet81"}, {}, "resnet81"),
+        ({"encoder": "mobilenetv3_small_050"}, {}, "cannot be grown into"),
+        ({"depth": 9}, {}, "depth is 9"),
+        ({"depth": 1}, {"depth": 3}, "does not go on as that of the stage before"),
+        ({"trains": "new"}, {}, "adds nothing to the encoder"),
+        ({"subset": Subset(pictures=99)}, {}, "99 pictures of arrays are asked for"),
+        ({"subset": Subset(pictures=10)}, {}, "its subset has 10 pictures"),
+        ({"subset": Subset(pictures=10), "batch_size": 12}, {"batch_size": None}, "its subset has 10 pictures"),
+        ({"depth": 2}, {"encoder": Averages()}, "a module of your own"),
+        ({}, {"encoder": "custom:Averages"}, "pass it"),
+    ],
+)
+def test_what_would_end_the_last_stage_is_said_before_the_first(
+    last: dict[str, Any], more: dict[str, Any], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single, "_train", lambda *_: pytest.fail("it has begun to train"))
+    given = {"encoder": "dense_small:8-16-16", **more}
+    with pytest.raises((UsageError, DataError), match=wanted):
+        staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, **last)), **given)
+    assert not (tmp_path / "run" / "run.toml").exists()
 
 
 def test_a_truncated_encoder_is_trained_saved_and_used(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ LEVELS = (
     ("presets", "training", "output"),
     ("config", "explain", "recipes", "findings"),
     ("settle", "parts", "pictures", "foregrounds", "choosing"),
-    ("continuing", "online"),
+    ("continuing", "online", "foresight"),
     ("beside",),
     ("single",),
     ("chain",),
