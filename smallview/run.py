@@ -13,6 +13,7 @@ from torch import nn
 
 from smallview import config as configuration
 from smallview.chain import run_stages
+from smallview.choosing import LIST
 from smallview.collectives import rank, world
 from smallview.continuing import finished, going_on, origin_of, stored_config, tell_other_processes
 from smallview.data.sources import open_source
@@ -157,5 +158,6 @@ def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
         yield
     except BaseException:
         if not (folder / "run.toml").exists():
+            (folder / LIST).unlink(missing_ok=True)
             withdraw_folder(made)
         raise

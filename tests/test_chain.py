@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kill_server import Server
 import smallview as sv
 from smallview import chain, single
 from smallview.cli import main
-from smallview.continuing import stages_of
+from smallview.continuing import stages_of, stored_config
 from smallview.data.subsets import Subset, read_subset
 from smallview.errors import DataError, UsageError
 from smallview.networks.encoders import load_encoder
@@ -273,6 +274,25 @@ def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
     sv.pretrain(pictures(), out=tmp_path / "run", **given)
     assert (tmp_path / "run" / "subset.json").read_bytes() == listed
     assert len(json.loads(listed)["positions"]) == 20
+
+
+def test_pictures_chosen_for_a_start_that_failed_are_not_those_of_the_next_one(whole: Path, tmp_path: Path) -> None:
+    from smallview import choosing
+    from smallview.data.sources import open_source
+
+    given: dict[str, Any] = {"threads": 1, "quiet": True, "epochs": 1, "out": tmp_path / "run"}
+    with pytest.raises(UsageError, match="batch_size is 30"):
+        sv.pretrain(pictures(), batch_size=30, subset=Subset(20, chosen_by=str(whole)), **given)
+    assert not (tmp_path / "run").exists(), "a run that never began leaves nothing behind"
+    config = stored_config(whole)
+    assert config is not None
+    tmp_path.joinpath("list").mkdir()
+    for n in (20, 10):
+        subset = Subset(n, chosen_by=str(whole))
+        part, _ = choosing.part_of(
+            open_source(pictures()), replace(config, subset=subset), 0, tmp_path / "list", lambda message: None
+        )
+        assert len(part) == n
 
 
 def test_a_run_of_stages_is_judged_and_embedded_like_any_other(whole: Path) -> None:
