@@ -62,9 +62,7 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
         if _told(finished(place)):
             continue
         settings = stage_settings(config, k)
-        own = copy.deepcopy(call.encoder) if isinstance(call.encoder, nn.Module) else None
-        before = None if k == 0 else Ended.of(places[k - 1], own)
-        link = Link(k + 1, count, config.seed, smallest_side(config), config.size, before, _same_pictures(config, places, k))
+        link = _link(config, places, k, call.encoder)
         begun = _told((place / "run.toml").exists())
         if leads:
             place.mkdir(parents=True, exist_ok=True)
@@ -93,6 +91,25 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
         call.say(_sentence(folder))
     wait_for_all()
     return as_it_is(folder, call.encoder, lambda message: None)
+
+
+def _link(config: RunConfig, places: Sequence[Path], k: int, encoder: object) -> Link:
+    """How stage k, from 0, of a run with these settings stands in it."""
+    own = copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else None
+    before = None if k == 0 else Ended.of(places[k - 1], own)
+    same = _same_pictures(config, places, k)
+    return Link(k + 1, len(places), config.seed, smallest_side(config), config.size, before, same)
+
+
+def link_of(folder: Path, encoder: object) -> Link | None:
+    """How the stage in this folder stands in its run, for a training that goes on from one of its checkpoints; None for a run of its own.
+
+    Raises:
+        UsageError: the stage before it is gone, which says what is normalised and frozen.
+    """
+    whole, places = folder.resolve().parent.parent, stages_of(folder.resolve().parent.parent)
+    config = stored_config(whole) if folder.resolve() in places else None
+    return None if config is None else _link(config, places, places.index(folder.resolve()), encoder)
 
 
 def _told(value: bool) -> bool:

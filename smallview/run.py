@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from smallview import config as configuration
-from smallview.chain import run_stages
+from smallview.chain import link_of, run_stages
 from smallview.choosing import LIST
 from smallview.collectives import rank, world
 from smallview.continuing import finished, going_on, origin_of, stored_config, tell_other_processes
@@ -98,7 +99,11 @@ def pretrain(
             # pictures that have a place are told by it; of others, such as arrays, only the pixels say whose encoder this is
             if start.as_it_is:
                 return as_it_is(start.folder, encoder, say)
-            return run_stages(source, start, call) if start.config.stages else run_training(source, start, call)
+            if start.config.stages:
+                return run_stages(source, start, call)
+            if start.origin is not None:
+                start = replace(start, link=link_of(start.origin.folder, encoder))
+            return run_training(source, start, call)
 
 
 def _begin(

@@ -311,6 +311,29 @@ def test_resuming_from_a_run_of_stages_names_one_of_them(whole: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("stages", "encoder"),
+    [
+        ((Stage(16, epochs=1.0), Stage(32, epochs=1.0)), "vit_tiny_patch16_224"),
+        ((Stage(8, epochs=1.0, depth=2), Stage(16, epochs=2.0, depth=3, trains="new")), "dense_small:8-16-16"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_training_goes_on_from_a_stage_as_the_stage_itself_would(
+    stages: tuple[Stage, ...], encoder: str, number: int, tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {"encoder": encoder, "method": "simclr", "subset": Subset(pictures=32)}
+    place = stages_of(staged(tmp_path / "run", stages, **more))[number]
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single, "_train", lambda parts, *_: seen.update(parts=parts))
+        sv.pretrain(pictures(), encoder=None, resume_from=place, out=tmp_path / "on", threads=1, quiet=True)
+    state, ended = seen["parts"].state, tensors(place)
+    assert set(state.tensors()) == set(ended) and all(torch.equal(v, ended[name]) for name, v in state.tensors().items())
+    assert load_encoder(tmp_path / "on")[1] == load_encoder(place)[1]
+    assert (tmp_path / "on" / "subset.json").read_bytes() == (place / "subset.json").read_bytes()
+
+
+@pytest.mark.parametrize(
     ("flags", "wanted"),
     [
         ("--stages 8x2;16x1", "is no stage"),
