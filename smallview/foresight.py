@@ -54,7 +54,7 @@ def check_chain(config: RunConfig, source: Source, encoder: object, batch_given:
         networks = Networks(net, described.features, config.method.heads, config.method.target)
         if before is not None:
             tensors = {f"networks.{name}": value for name, value in before[2].state_dict().items()}
-            new = Ended(before[0], before[1], tensors).into(networks, described, 0, lambda message: None)
+            new, _ = Ended(before[0], before[1], tensors).into(networks, described, 0, lambda message: None)
             if settings.trains == "new" and not {name for name, _ in net.named_parameters()} & set(new):
                 raise UsageError(
                     f"stage {k + 1}: trains is new and this stage adds nothing to the encoder; wanted a greater depth, or all"

@@ -229,8 +229,9 @@ def build(
             torch.manual_seed(derive(config.seed, "heads"))
             passes = passes_for(config.execution, config.memory, say)
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target, passes)
+        heads: list[str] = []
         if before is not None:
-            new = before.into(networks, described, derive(config.seed, "growth"), say)
+            new, heads = before.into(networks, described, derive(config.seed, "growth"), say)
             if config.trains == "new":
                 new = [name for name in new if name in dict(networks.online.encoder.named_parameters())]
                 if not new:
@@ -242,7 +243,7 @@ def build(
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
         state = TrainState(networks, config.optimizer.build(networks, device), bank)
         if before is not None:
-            for told in take_over_state(state, before.tensors, optimizer=config.span[0] > 0.0):
+            for told in take_over_state(state, before.tensors, optimizer=config.span[0] > 0.0, heads=not heads):
                 say(told)
         return state
 

@@ -368,6 +368,29 @@ def test_a_dropped_stage_is_grown_again_and_the_rest_kept_to_the_bit(encoder: st
     assert sum(p.numel() for p in kept.values()) < 0.6 * sum(p.numel() for p in grown.values())
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_queue_of_another_projector_is_not_taken_over(depth: int, tmp_path: Path) -> None:
+    stages = (Stage(16, epochs=2.0, depth=depth), Stage(16, epochs=1.0, depth=3))
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        real = single._train
+
+        def train(parts: Any, *rest: Any) -> None:
+            seen[parts.config.seed] = parts.state.bank["keys"].clone()
+            real(parts, *rest)
+
+        patch.setattr(single, "_train", train)
+        path = staged(tmp_path / "run", stages, encoder="dense_small:8-16-32")
+    first, last = stages_of(path)
+    kept = torch.equal(seen[load_toml(last / "run.toml")["seed"]], tensors(first)["bank.keys"])
+    assert kept == (depth == 3)
+
+
+def test_patches_that_are_negatives_are_no_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    staged(tmp_path / "run", method="simclr_one_patch", encoder="dense_small:8-16", quiet=False)
+    assert "queue" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("batch_norm", ["moves", "fixed"])
 def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tmp_path: Path) -> None:
     stages = (Stage(16, epochs=1.0, depth=4), Stage(16, epochs=1.0, depth=5, trains="new", batch_norm=batch_norm))
