@@ -142,12 +142,16 @@ def _check_same_pictures(source: Source, start: Start, call: Call) -> None:
 def _finish(folder: Path, config: RunConfig, places: Sequence[Path], source: Source, call: Call) -> None:
     """The last stage's encoder is the run's; what all of them cost is what it cost.
 
-    Where the run's pictures are of another size than the last stage's, its BatchNorm layers get the statistics of these.
+    Where the run's size is another one than the last stage's, its BatchNorm layers get the statistics of that stage's pictures at it.
     """
     summaries = [json.loads((place / "summary.json").read_text(encoding="utf-8")) for place in places]
     own = copy.deepcopy(call.encoder) if isinstance(call.encoder, nn.Module) else None
     encoder, described = load_encoder(places[-1], own)
     if described.size != config.size:
+        settings = stage_settings(config, len(places) - 1)
+        if settings.subset is not None:  # what is left out of the training is left out of the statistics
+            listed = json.loads((places[-1] / LIST).read_text(encoding="utf-8"))["positions"]
+            source = taken(source, np.array(listed, np.int64), f"{source.name}-{len(listed)}")
         pack = decoded(source, config, None, call.say)
         described = replace(described, size=config.size, made_for=None)
         recalibrate(encoder, described, pack)

@@ -551,6 +551,15 @@ def test_stages_of_small_pictures_end_with_statistics_of_the_runs_own_size(tmp_p
     assert "one centre view 16 px" in rows[0].protocol
 
 
+def test_pictures_left_out_of_a_subset_are_left_out_of_the_statistics_too(tmp_path: Path) -> None:
+    part = read_subset("50%")
+    path = staged(tmp_path / "run", "8x1", size=16, subset=part, encoder="dense_small:8-16")
+    kept = json.loads((stages_of(path)[0] / "subset.json").read_text())["positions"]
+    other = pictures()
+    other[np.setdiff1d(np.arange(48), kept)] = 0
+    assert weights(staged(tmp_path / "other", "8x1", other, size=16, subset=part, encoder="dense_small:8-16")) == weights(path)
+
+
 def test_an_encoder_is_judged_at_another_size_when_that_is_asked_for(whole: Path) -> None:
     labels = np.arange(48) % 3
     rows = sv.evaluate(whole, (pictures(), labels), (pictures(), labels), "knn", size=12, threads=1, leaks=False)
