@@ -176,7 +176,7 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
         forecast = _forecast(parts, steps, say) if not began and start.origin is None else {}
         if leads:
             if changed or not began:
-                write_config(folder, config, {**_recorded(pack, found, parts, start, at), **forecast}, changed if began else "")
+                write_config(folder, config, {**_recorded(pack, found, parts, start, at), **forecast}, changed)
             if start.origin is not None and not began and (start.origin.folder / "metrics.jsonl").exists():
                 shutil.copyfile(start.origin.folder / "metrics.jsonl", folder / "metrics.jsonl")
             record_pictures(folder, source, pack, config)  # equal pictures too: files that were copied back have other times

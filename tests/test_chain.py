@@ -242,6 +242,8 @@ def test_pictures_that_change_between_two_stages_are_told(tmp_path: Path, monkey
     changed[3] = 255 - changed[3]
     with pytest.raises(DataError, match="the pictures changed since"):
         staged(tmp_path / "run", data=changed)
+    path = staged(tmp_path / "run", data=changed, accept_data_change=True)
+    assert load_toml(stages_of(path)[1] / "run.toml")["recorded"]["data_changes"] == ["step 0: 1 changed (03)"]
 
 
 def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
