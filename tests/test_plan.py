@@ -76,9 +76,16 @@ def test_every_proposal_is_a_command_that_runs_as_it_was_timed(tmp_path: Path) -
         assert one.steps >= 1 and one.memory_mb > 100 and one.views == 2 * 128 * one.steps
         assert one.seen == pytest.approx(one.views / 200, abs=0.06)
         main([*words[1:], "--print-config"])
-    main([*shlex.split(found.recipes[0].command)[1:], "--out", str(tmp_path / "run"), "--threads", "1", "--quiet"])
+    main([*shlex.split(found.recipes[0].command)[1:], "--out", str(tmp_path / "run"), "--quiet"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["cost"]["steps"] >= 1
+
+
+def test_a_command_names_the_device_and_the_threads_that_it_was_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(monkeypatch, 0.01)
+    found = sv.plan(pictures(), 3.0, device="cpu", threads=1)
+    assert all(one.command.endswith(" --device cpu --threads 1") for one in found.recipes)
+    assert not any("--device" in one.command or "--threads" in one.command for one in sv.plan(pictures(), 3.0).recipes)
 
 
 def test_minutes_alone_take_the_first_recipe() -> None:
