@@ -6,18 +6,19 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import smallview as sv
-from smallview import ledger, planning
+from smallview import ledger, planning, single
 from smallview.cli import main
 from smallview.data.sources import open_source
 from smallview.errors import DataError, UsageError
 from smallview.ledger import Entry
-from smallview.recipes import KNOWN, MOMENTUM, PLAIN, SMALL_FIRST, bare, evidence, ranked
+from smallview.recipes import KNOWN, MOMENTUM, PLAIN, SMALL_FIRST, Recipe, bare, evidence, ranked
 from smallview.settle import settle
 
 
@@ -98,6 +99,23 @@ def test_minutes_alone_take_the_first_recipe() -> None:
         assert not bare({"minutes": 3.0, **more}, None, None)
     assert not bare({"minutes": 3.0}, "run.toml", None) and not bare({"epochs": 3.0}, None, None)
     assert not bare({"minutes": 3.0}, None, {"optimizer.lr": 0.1}) and bare({"minutes": 3.0, "seed": 4}, None, None)
+
+
+@pytest.mark.parametrize("began", KNOWN)
+def test_a_run_goes_on_with_the_recipe_that_it_began_with(
+    began: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
+    given: dict[str, Any] = {"out": tmp_path / "run", "minutes": 0.01, "threads": 1, "quiet": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(single, "_train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("smallview.settle.ranked", lambda **_: [began])
+        with pytest.raises(KeyboardInterrupt):
+            sv.pretrain(pictures(), **given)
+    run = sv.pretrain(pictures(), **given)
+    assert json.loads((run.path / "summary.json").read_text())["method"] == began.given["method"]
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        sv.pretrain(pictures(), **{**given, "minutes": 0.02})
 
 
 def steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
