@@ -238,6 +238,8 @@ def build(
                     raise UsageError("trains is new and this stage adds nothing to the encoder; wanted a greater depth, or all")
                 old = [name for name, _ in networks.online.encoder.named_parameters() if name not in set(new)]
                 freeze(networks.online.encoder, old, config.batch_norm)
+                if networks.target is not None:  # the same layers see the same statistics on either side
+                    freeze(networks.target.encoder, old, config.batch_norm)
         synchronize(networks)
         precision.place(networks, device)
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)

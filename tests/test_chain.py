@@ -401,6 +401,9 @@ def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tm
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert not any(name.endswith(("weight", "bias")) for name in moved)
     assert any("running" in name for name in moved) == (batch_norm == "moves")
+    one, two = (tensors(place) for place in stages_of(path))
+    targets = [name for name in one if name.startswith("networks.target.encoder.") and "running" in name]
+    assert targets and all(torch.equal(one[name], two[name]) == (batch_norm == "fixed") for name in targets)
     again = staged(tmp_path / "again", stages, encoder="dense_small")
     assert weights(again) == weights(path)
 
