@@ -63,6 +63,7 @@ class Parts:
     device: torch.device
     maker: ViewMaker
     weights: str | None = None  # SHA-256 of those that training started from
+    part: float = 1.0  # of all the pictures, that is trained on
 
     def feed(
         self, start: int, stop: int, total: int | None = None, say: Say | None = None
@@ -111,7 +112,8 @@ class Parts:
         )
 
     def epochs_224(self, epochs: float) -> float | None:
-        """Passes over the pictures at 224 px with the whole encoder that so many of these would pay for; None where no shape tells it.
+        """Passes over all the pictures at 224 px with the whole encoder that so many of these, which may be over a part of them, would pay
+        for; None where no shape tells it.
 
         Source: how S3L's schedules are compared (Cao and Wu, 2021).
         """
@@ -125,7 +127,7 @@ class Parts:
                 with torch.device("meta"):
                     whole = build_encoder(config.encoder, in_channels=channels, size=config.size, stem=config.stem)[0]
             there = cost(online=Branch(whole, nn.Identity()), size=224)
-            return epochs * cost(online=Branch(own, nn.Identity()), size=config.size) / there
+            return epochs * self.part * cost(online=Branch(own, nn.Identity()), size=config.size) / there
         except (RuntimeError, NotImplementedError, AssertionError, ValueError):
             return None
 

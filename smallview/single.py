@@ -158,6 +158,7 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
     with numerics(config.tf32, config.deterministic):
         before = None if link is None else link.before
         config, parts = build(config, pack, call.encoder, say, found, before, None if link is None else link.size)
+        parts.part = len(source) / whole
         if began:
             check_same_weights(folder, parts.weights)
         say(f"pictures and views take {math.ceil(parts.memory() / 2**20):,} MiB of memory")

@@ -255,6 +255,15 @@ def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
     assert set(small["names"]) < set(large["names"]) and small["pictures"] == 48
 
 
+def test_epochs_at_224_px_are_of_all_the_pictures(tmp_path: Path) -> None:
+    half = Subset(fraction=0.5, equal_steps=True)
+    stages = (Stage(16, epochs=2.0, subset=half), Stage(16, epochs=2.0))
+    path = staged(tmp_path / "run", stages, encoder="dense_small:8-16", batch_size=8)
+    part, whole = (json.loads((place / "summary.json").read_text())["cost"] for place in stages_of(path))
+    assert (part["steps"], part["flops"]) == (whole["steps"], whole["flops"])
+    assert part["epochs_224"] == pytest.approx(whole["epochs_224"])
+
+
 def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
