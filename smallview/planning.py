@@ -177,6 +177,7 @@ def _propose(
     own = replace(config, batch_size=min(config.batch_size, len(sample)))
     with tempfile.TemporaryDirectory() as scratch:
         pack = decoded(sample, own, Path(scratch), quiet)
+        own = replace(own, batch_size=min(own.batch_size, len(pack)))  # some may be unreadable
         with numerics(own.tf32, own.deterministic):
             _, parts = build(own, pack, None, quiet, foregrounds_of(pack, own, None, quiet))
             before = time.monotonic()

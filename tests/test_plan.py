@@ -130,6 +130,18 @@ def test_few_pictures_are_told_what_helps_instead(monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_picture_that_is_broken_is_left_out_of_the_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pictures(8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    found = sv.plan(str(tmp_path / "photos"), 0.01, threads=1)
+    assert "too few" in found.verdict and all(one.steps >= 1 for one in found.recipes)
+
+
 def test_too_little_time_is_told_with_the_time_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     steps(monkeypatch, 30.0)
     found = sv.plan(pictures(1000), 1.0, threads=1)
