@@ -178,6 +178,8 @@ def build(
         config.method.check_batch(config.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if before is None and config.trains == "new":
+        raise UsageError("trains is new and no stage stands before this training; wanted all, or --set stages.1.trains=new")
     for idle in config.method.idle():
         say(f"has no effect: {idle}")
     if isinstance(encoder, nn.Module):

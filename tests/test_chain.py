@@ -417,6 +417,11 @@ def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tm
     assert weights(again) == weights(path)
 
 
+def test_a_training_of_its_own_has_nothing_new_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no stage stands before"):
+        sv.pretrain(pictures(), out=tmp_path / "run", epochs=1, batch_size=16, sets={"trains": "new"}, threads=1, quiet=True)
+
+
 def test_nothing_new_to_train_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="adds nothing to the encoder"):
         staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, trains="new")))
