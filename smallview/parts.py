@@ -31,7 +31,7 @@ from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
-from smallview.training.cost import training_flops
+from smallview.training.cost import forget_peak, training_flops
 from smallview.training.handover import Ended, take_over_state
 from smallview.training.loop import StepReport, train, train_step
 from smallview.training.memory import passes_for
@@ -173,6 +173,7 @@ def build(
     takes over from, whose normalisation stays. made_for: the size of the pictures that the encoder will see in the end.
     """
     device = choose_device(config.device)
+    forget_peak(device)  # of the stage or the recipe before
     torch.set_num_threads(config.threads)
     try:
         config.method.check_batch(config.batch_size)

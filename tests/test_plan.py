@@ -176,6 +176,22 @@ def test_copies_and_broken_pictures_are_told(tmp_path: Path, monkeypatch: pytest
     assert f"4 are copies of others and 1 cannot be read: smallview check {tmp_path}" in found.verdict
 
 
+def test_what_one_recipe_took_of_a_gpu_is_not_counted_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smallview import parts
+    from smallview.training.cost import forget_peak
+
+    forgotten: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: forgotten.append(device.type))
+    forget_peak(torch.device("cuda"))
+    forget_peak(torch.device("cpu"))
+    assert forgotten == ["cuda"]
+    steps(monkeypatch, 0.01)
+    monkeypatch.setattr(parts, "forget_peak", lambda device: forgotten.append("recipe"))
+    sv.plan(pictures(), 5.0, threads=1)
+    assert forgotten[1:] == ["recipe"] * len(KNOWN)
+
+
 def test_the_verb_prints_what_python_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
