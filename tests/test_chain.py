@@ -120,15 +120,35 @@ def test_weights_target_and_queue_are_handed_over_and_the_optimizer_is_not(whole
 def test_a_stage_that_goes_on_has_optimizer_and_rate_of_the_one_before(tmp_path: Path) -> None:
     one = sv.pretrain(pictures(), "moco_v2", out=tmp_path / "one", epochs=3, size=8, batch_size=16, threads=1, quiet=True).path
     stages = (Stage(8, epochs=2.0), Stage(8, epochs=1.0, schedule="continue"))
-    two = staged(tmp_path / "two", stages)
+    began: list[dict[str, torch.Tensor]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = single._train
+
+        def train(parts: Any, *rest: Any) -> None:
+            began.append({k: v.clone() for k, v in parts.state.tensors().items() if k.startswith("optimizer.")})
+            real(parts, *rest)
+
+        patch.setattr(single, "_train", train)
+        two = staged(tmp_path / "two", stages)
     rates = {}
     for path in (one, two):
         rates[path] = {
             record["step"]: record["lr"] for record in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         }
     assert rates[two][9] == pytest.approx(rates[one][9]) and rates[two][6] > rates[two][9] > 0.0
-    momentum = [name for name in tensors(stages_of(two)[1]) if name.startswith("optimizer.")]
-    assert momentum
+    ended = {name: value for name, value in tensors(stages_of(two)[0]).items() if name.startswith("optimizer.")}
+    assert not began[0] and set(began[1]) == set(ended) != set()
+    assert all(torch.equal(value, ended[name]) for name, value in began[1].items())
+
+
+def test_a_target_follows_in_stages_that_go_on_as_in_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smallview.networks.online_target import Momentum
+
+    seen: list[tuple[float, int]] = []
+    monkeypatch.setattr(Momentum, "at", lambda self, progress, steps: seen.append((round(progress, 9), steps)) or 0.9)
+    stages = (Stage(8, epochs=1.0), Stage(8, epochs=2.0, schedule="continue"))
+    staged(tmp_path / "two", stages, encoder="dense_small:8-16")
+    assert seen == [(round(step / 9, 9), 9) for step in range(9)]
 
 
 def test_the_second_stage_sees_other_views_in_another_order(whole: Path) -> None:
