@@ -168,6 +168,8 @@ def take_over_state(state: TrainState, before: Mapping[str, Tensor], *, optimize
             i < len(shapes) and all(v.dim() == 0 or v.shape == shapes[i] for v in values.values())
             for i, values in found.items()
         )
+        if not found:  # plain gradient descent remembers nothing
+            return told
         if fits and len(found) == len(shapes):
             kept = {f"optimizer.{i}.{key}": v for i, values in found.items() for key, v in values.items()}
             now = {f"networks.{name}": value for name, value in state.networks.state_dict().items()}
