@@ -368,7 +368,8 @@ def _with_resolution(config: RunConfig, resolution: str | float | Schedule) -> R
     for v, view in enumerate(config.method.views):
         if isinstance(view.size, Schedule):
             raise UsageError(f"--resolution with view {v}, whose size changes already ({view.size}); wanted one of the two")
-        config = override(config, f"method.views.{v}.size", Product(read, 1.0 if view.size is None else float(view.size)))
+        size = 1.0 if view.size is None else float(view.size)
+        config = override(config, f"method.views.{v}.size", Product(read, size) if isinstance(read, Schedule) else read * size)
     return config
 
 

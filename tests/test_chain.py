@@ -607,3 +607,18 @@ def test_an_encoder_is_judged_at_another_size_when_that_is_asked_for(whole: Path
     labels = np.arange(48) % 3
     rows = sv.evaluate(whole, (pictures(), labels), (pictures(), labels), "knn", size=12, threads=1, leaks=False)
     assert "one centre view 12 px" in rows[0].protocol
+
+
+def test_views_that_never_grow_end_with_statistics_of_the_runs_own_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {"epochs": 2, "batch_size": 16, "threads": 1}
+    half = sv.pretrain(pictures(), resolution="0.5", out=tmp_path / "half", **given).path
+    assert "the last views had 8 px: for pictures of 16 px" in capsys.readouterr().err
+    trained = {name[len("networks.online.encoder.") :]: v for name, v in tensors(half).items() if "online.encoder" in name}
+    differ = {
+        name.rsplit(".", 1)[1] for name, v in load_encoder(half)[0].state_dict().items() if not torch.equal(v, trained[name])
+    }
+    assert differ == {"running_mean", "running_var", "num_batches_tracked"}
+    grown = sv.pretrain(pictures(), resolution="Steps((0.5, 1.0), (0.7,))", out=tmp_path / "grown", **given).path
+    assert "the last views had" not in capsys.readouterr().err and load_encoder(grown)[1].size == 16

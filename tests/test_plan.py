@@ -18,7 +18,7 @@ from smallview.cli import main
 from smallview.data.sources import open_source
 from smallview.errors import DataError, UsageError
 from smallview.ledger import Entry
-from smallview.recipes import KNOWN, MOMENTUM, PLAIN, SMALL_FIRST, Recipe, bare, evidence, ranked
+from smallview.recipes import KNOWN, PLAIN, SMALL, SMALL_FIRST, Recipe, bare, evidence, ranked
 from smallview.settle import settle
 
 
@@ -40,16 +40,16 @@ def measured(recipe: str, linear: float, data: str = "a", minutes: float = 3.0, 
 
 
 def test_the_best_measured_recipe_stands_first() -> None:
-    entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 60.0), measured(MOMENTUM.name, 55.0)]
-    assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, MOMENTUM.name, SMALL_FIRST.name]
-    assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, MOMENTUM.name, PLAIN.name]
+    entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 60.0), measured(SMALL.name, 55.0)]
+    assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, SMALL.name, SMALL_FIRST.name]
+    assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, SMALL.name, PLAIN.name]
     assert ranked("linear", 100.0, entries) == list(KNOWN), "runs of another length do not count"
 
 
 def test_only_data_that_all_were_measured_on_are_compared() -> None:
     entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 45.0), measured(PLAIN.name, 99.0, data="easy")]
     assert ranked("linear", 3.0, entries)[0] is SMALL_FIRST
-    assert ranked("linear", 3.0, entries)[-1] is MOMENTUM, "what was not measured comes last"
+    assert ranked("linear", 3.0, entries)[-1] is SMALL, "what was not measured comes last"
 
 
 def test_evidence_is_a_band_of_gains_over_the_untrained_encoder() -> None:
