@@ -26,9 +26,9 @@ LEVELS = (
     ("beside",),
     ("single",),
     ("chain",),
-    ("run", "planning", "use", "assess", "comparing", "checking"),
+    ("run", "planning", "use", "assess", "comparing", "checking", "exporting"),
     ("demo", "estimator", "shell", "flags", "sweeping"),
-    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check"),
+    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export"),
     ("cli",),
     ("__main__",),
 )
