@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -89,8 +90,10 @@ def export(
     if input not in INPUTS:
         raise UsageError(f'--input is "{input}"{suggest(input, INPUTS)}')
     place = _free(out)
-    source, module = (run.path, run.encoder if into is None else into) if isinstance(run, Run) else (Path(run), into)
-    net, config = _finished_encoder(source, module)
+    source = run.path if isinstance(run, Run) else Path(run)
+    if into is None and isinstance(run, Run) and not isinstance(run.encoder, nn.Identity):
+        into = run.encoder
+    net, config = _finished_encoder(source, copy.deepcopy(into))
     shown = None if pictures is None else open_part(pictures, config, threads=thread_count(threads))
     past = past_of(source, net)
     handed = Handed(net, config, _crop(config, None if shown is None else shown.pictures, past.rows), input)

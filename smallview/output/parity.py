@@ -101,21 +101,16 @@ def features_of(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def compare(ours: Features, theirs: Features, pictures: Shown, shown: str) -> Parity:
-    """Both encoders on the same pictures: ours all at once, theirs in batches of one to five.
+    """Both encoders on the same pictures, in the same batches of one to five.
 
     Example:
         >>> mean = lambda pictures: pictures.mean((1, 2), dtype=np.float32)
         >>> compare(mean, mean, made_pictures(4, (0.5,) * 3, (0.2,) * 3), "made").holds
         True
     """
-    wanted = ours(pictures).astype(np.float64)
-    parts, start = [], 0
-    for count in itertools.cycle(BATCHES):
-        if start >= len(pictures):
-            break
-        parts.append(theirs(pictures[start : start + count]))
-        start += count
-    got = np.concatenate(parts).astype(np.float64)
+    starts = np.cumsum([count for count, _ in zip(itertools.cycle(BATCHES), range(len(pictures)), strict=False)])
+    batches = np.split(pictures, starts[starts < len(pictures)])
+    wanted, got = (np.concatenate([run(batch) for batch in batches]).astype(np.float64) for run in (ours, theirs))
     if got.shape != wanted.shape:
         return Parity(len(pictures), shown, float("inf"), 1.0, len(pictures))
     difference = float(np.abs(got - wanted).max())

@@ -112,7 +112,8 @@ def _write_timm(handed: Handed, folder: Path, to: str = "timm") -> None:
     told = {
         "architecture": config.architecture.split(".")[0],
         "num_classes": 0,
-        "num_features": config.features,
+        # timm counts the features of its last map, before a last convolution
+        "num_features": int(getattr(handed.net, "num_features", config.features)),
         **({"model_args": arguments} if arguments else {}),
         "pretrained_cfg": {
             "input_size": [config.in_channels, config.size, config.size],
