@@ -133,15 +133,20 @@ def _ancestor(place: Path) -> Path:
 
 
 def _move(made: Path, place: Path) -> None:
-    """Put the new folder in its place; an earlier one is set aside until it stands there."""
+    """Put the new folder in its place; an earlier export is set aside until it stands there."""
     place.parent.mkdir(parents=True, exist_ok=True)
     made.chmod(0o777 & ~_umask())
+    if place.is_dir() and not any(place.iterdir()):
+        for path in sorted(made.iterdir()):  # a folder that was made for this stays, with whoever stands in it
+            path.rename(place / path.name)
+        return
+    earlier = made.with_name("earlier")
     if place.exists():
-        place.rename(made.with_name("earlier"))
+        place.rename(earlier)
     try:
         made.rename(place)
     except OSError:
-        if (earlier := made.with_name("earlier")).exists():
+        if earlier.exists():
             earlier.rename(place)
         raise
 
@@ -217,13 +222,14 @@ def past_of(folder: Path, net: nn.Module) -> Past:
             f"summary.json or rows.jsonl in {folder} is damaged ({error}); export {folder / 'encoder'}"
         ) from error
     own = weights_hash(net)
+    last = {(row.metric, row.protocol): row for row in rows if row.settings.get("encoder_sha256", own) == own}
     return Past(
         data=name_of_data(config.data),
         pictures=recorded.get("pictures"),
         method=config.preset,
         length=_length(config),
         settings=_differing(config),
-        rows=[row for row in rows if row.settings.get("encoder_sha256", own) == own],
+        rows=list(last.values()),
         cost=cost,
         machine=recorded.get("machine"),
     )
@@ -237,9 +243,13 @@ def _length(config: RunConfig) -> str:
 
 
 def _differing(config: RunConfig) -> list[str]:
-    """The settings of method and optimizer that are not the preset's, and its batch size and length where it has some."""
+    """The settings of method and optimizer that are not the preset's, its batch size and length where it has some, and what a run may add."""
+    added = [] if config.weights_from is None else [f"weights_from: {name_of_data(config.weights_from)}"]
+    if config.subset is not None:
+        chosen = {name: value for name, value in to_tables(config.subset).items() if value not in ("none", False)}
+        added += [f"subset.{name}: {name_of_data(str(value))}" for name, value in chosen.items()]
     if config.preset not in PRESETS:
-        return []
+        return added
     preset = PRESETS[config.preset]()
     names = [name for name in ("batch_size", "epochs") if getattr(preset, name) is not None]
 
@@ -247,4 +257,4 @@ def _differing(config: RunConfig) -> list[str]:
         found = {"method": to_tables(value.method), "optimizer": to_tables(value.optimizer)}
         return found | {name: getattr(value, name) for name in names}
 
-    return diff(tables(preset), tables(config))
+    return added + diff(tables(preset), tables(config))

@@ -151,19 +151,19 @@ def snippet(to: str, handed: Handed) -> str:
             'net.load_state_dict(load_file("model.safetensors"), strict=True)\nwith torch.no_grad():\n'
             f"    features = net.eval()(torch.from_numpy(images))  # {_shape(handed)}\n"
         )
+    config, picture = handed.config, 'Image.open("picture.jpg")'
     if isinstance(handed.net, DenseSmall):
-        return (
-            "import torch\nfrom load import load, prepare\nfrom PIL import Image\n\nnet = load()\nwith torch.no_grad():\n"
-            f'    features = net(prepare(Image.open("picture.jpg")))  # {_shape(handed)}\n'
-        )
-    mode = MODES.get(handed.config.in_channels, "RGB")
-    return (
-        "import timm\nimport torch\nfrom PIL import Image\n\n"
-        'net = timm.create_model("local-dir:.", pretrained=True).eval()\n'
-        "data = timm.data.resolve_data_config({}, model=net)\n"
-        "prepare = timm.data.create_transform(**data)\nwith torch.no_grad():\n"
-        f'    features = net(prepare(Image.open("picture.jpg").convert("{mode}"))[None])  # {_shape(handed)}\n'
-    )
+        lines = ["import torch", "from load import load, prepare", "from PIL import Image", "", "net = load()"]
+        images = f"prepare({picture})"
+    else:
+        lines = ["import timm", "import torch", "from PIL import Image", ""]
+        lines += ['net = timm.create_model("local-dir:.", pretrained=True).eval()']
+        lines += ["prepare = timm.data.create_transform(**timm.data.resolve_data_config({}, model=net))"]
+        images = f'prepare({picture}.convert("{MODES.get(config.in_channels, "")}"))[None]'
+    if config.in_channels not in MODES:
+        lines = [line for line in lines if "PIL" not in line and not line.startswith("prepare")]
+        images = f"torch.zeros(1, {config.in_channels}, {config.size}, {config.size})"
+    return "\n".join([*lines, "with torch.no_grad():", f"    features = net({images})  # {_shape(handed)}"]) + "\n"
 
 
 def _shape(handed: Handed) -> str:

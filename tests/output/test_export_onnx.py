@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import smallview as sv
 from smallview.networks.encoders import build_encoder, save_encoder
@@ -37,7 +40,9 @@ def saved(folder: Path, name: str, size: int, **options: object) -> Path:
         ("resnet18", 32, {"depth": 2}, "normalised"),  # the small stem, truncated
     ],
 )
-def test_onnx_gives_the_same_features(tmp_path: Path, name: str, size: int, options: dict[str, object], input: str) -> None:
+def test_onnx_gives_the_same_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int, options: dict[str, object], input: str
+) -> None:
     encoder = saved(tmp_path, name, size, **options)
     made = sv.export(encoder, "onnx", tmp_path / "out", input=input)
     assert made.parity.relative < 1e-5 and made.files == ("README.md", "config.json", "model.onnx")
@@ -58,4 +63,13 @@ def test_onnx_gives_the_same_features(tmp_path: Path, name: str, size: int, opti
     with torch.no_grad():
         wanted = sv.load(encoder)(normalised(pictures, MEAN, STD)).numpy()
     assert np.abs(features - wanted).max() < 1e-5 * max(1.0, float(np.abs(wanted).max()))
+    picture = np.kron(pictures[0], np.ones((3, 4, 1), np.uint8))
+    Image.fromarray(picture).save(tmp_path / "out" / "picture.jpg", quality=100, subsampling=0)
+    monkeypatch.chdir(tmp_path / "out")
+    space: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)[0], space)
+    fitted = np.asarray(ImageOps.fit(Image.open("picture.jpg"), (size, size), Image.Resampling.BILINEAR))
+    with torch.no_grad():
+        ours = sv.load(encoder)(normalised(fitted[None], MEAN, STD)).numpy()
+    assert space["features"].shape == ours.shape and np.abs(space["features"] - ours).max() < 1e-4 * np.abs(ours).max()
     assert str(Path(sv.__file__).parent).encode() not in (tmp_path / "out" / "model.onnx").read_bytes()
