@@ -181,7 +181,7 @@ def _prepared(handed: Handed, *imports: str) -> str:
             "",
             f'picture = Image.open("picture.jpg").convert("{MODES[channels]}")',
             f"picture = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.BILINEAR{bleed})",
-            f"pictures = np.asarray(picture).reshape(1, {size}, {size}, {channels})",
+            f"pictures = np.array(picture).reshape(1, {size}, {size}, {channels})",
         ]
     else:
         lines += ["", f"pictures = np.zeros((1, {size}, {size}, {channels}), np.uint8)  # yours, resized"]

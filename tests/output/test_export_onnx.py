@@ -68,7 +68,7 @@ def test_onnx_gives_the_same_features(
     monkeypatch.chdir(tmp_path / "out")
     space: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)[0], space)
-    fitted = np.asarray(ImageOps.fit(Image.open("picture.jpg"), (size, size), Image.Resampling.BILINEAR))
+    fitted = np.array(ImageOps.fit(Image.open("picture.jpg"), (size, size), Image.Resampling.BILINEAR))
     with torch.no_grad():
         ours = sv.load(encoder)(normalised(fitted[None], MEAN, STD)).numpy()
     assert space["features"].shape == ours.shape and np.abs(space["features"] - ours).max() < 1e-4 * np.abs(ours).max()
