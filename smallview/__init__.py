@@ -16,6 +16,7 @@ _PLACES = {
     "load": "smallview.use",
     "Run": "smallview.single",
     "embed": "smallview.use",
+    "export": "smallview.exporting",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
     "method": "smallview.presets",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from smallview.comparing import compare as compare
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
+    from smallview.exporting import export as export
     from smallview.planning import plan as plan
     from smallview.presets import method as method
     from smallview.presets import methods as methods

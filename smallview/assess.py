@@ -14,15 +14,15 @@ from torch import nn
 
 from smallview.config import RunConfig
 from smallview.continuing import checkpoints_of, finished, stages_of, stored_config
-from smallview.errors import DataError, UsageError
+from smallview.errors import UsageError
 from smallview.evaluation.bench import Bench, Contestant, Labeled
 from smallview.evaluation.cache import FeatureCache
-from smallview.evaluation.features import Judged, Training, weights_hash
+from smallview.evaluation.features import Judged, Training
 from smallview.evaluation.judge import judge
 from smallview.evaluation.labelled import supervised
 from smallview.evaluation.masks import read_masks
 from smallview.evaluation.protocols import choose_protocols, protocols_of
-from smallview.evaluation.subject import matched, open_labeled, open_part, open_subject, with_weights
+from smallview.evaluation.subject import check_untouched, matched, open_labeled, open_part, open_subject, with_weights
 from smallview.files import check_folder, jsonl_line, write_text
 from smallview.networks.encoders import save_encoder
 from smallview.records import Row
@@ -212,23 +212,6 @@ def train_supervised(
     summary = {"finished": True, "seed": subject.seed if seed is None else seed, "method": "supervised", "cost": cost}
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return folder
-
-
-def check_untouched(folder: Path, subject: Judged) -> None:
-    """Whether the encoder in a run folder is the one that its run wrote: one fine-tuned since then is not what the run made.
-
-    Raises:
-        DataError: it is another one.
-    """
-    try:
-        told = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("encoder_sha256")
-    except (OSError, ValueError, AttributeError):
-        return  # an older run, or one without a summary: open_subject has spoken of damage
-    if told is not None and told != weights_hash(subject.encoder):
-        raise DataError(
-            f"the encoder in {folder / 'encoder'} is not the one that this run made: its weights were changed since the run ended; "
-            f"judge it as what it is, an encoder of its own (copy {folder / 'encoder'} elsewhere and name that), or restore the run's"
-        )
 
 
 def _projector(folder: Path, config: RunConfig, subject: Judged) -> nn.Module | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def part_of(
         listed = {
             "pictures": len(source),
             "fingerprint": source.fingerprint,
+            "subset": {**asdict(subset), "seed": seed},
             "positions": chosen.tolist(),
             "names": [
                 source.names[int(i)].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for i in chosen
@@ -55,7 +57,9 @@ def _chosen_by(source: Source, subset: Subset, seed: int, threads: int, folder: 
     assert subset.chosen_by is not None, "the caller has looked"
     if folder is not None and (folder / LIST).exists() and source.fingerprint is not None:
         listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
-        if listed["fingerprint"] == source.fingerprint:
+        # a start that failed may have left a list behind, and the next one ask for other pictures
+        asked = {**asdict(subset), "seed": seed}
+        if listed["fingerprint"] == source.fingerprint and listed.get("subset", asked) == asked:
             return np.array(listed["positions"], np.int64)
     say(f"{subset.chosen_by} looks at {len(source):,} pictures to choose typical and diverse ones")
     features, pack = embed_pack(subset.chosen_by, source, threads=threads)

@@ -12,6 +12,7 @@ from cyclopts.config import Env
 from smallview import shell
 from smallview.cli_check import check
 from smallview.cli_evaluate import compare, evaluate, sweep
+from smallview.cli_export import export
 from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
 from smallview.cli_report import report
@@ -49,6 +50,7 @@ app.command(check, help_prologue="Example: `smallview check photos/ --test held-
 app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
 app.command(report, help_prologue="Example: `smallview report runs/photos-simclr-dense_small --out report.html`")
 app.command(plan, help_prologue="Example: `smallview plan photos/ --minutes 30`")
+app.command(export, help_prologue="Example: `smallview export runs/photos-simclr-resnet18 --to timm --out encoder-timm/`")
 
 
 @app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")

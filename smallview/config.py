@@ -308,15 +308,6 @@ def resolve_config(
     for name, read in (("stages", read_stages), ("subset", read_subset)):
         if isinstance(flags.get(name), str):
             flags[name] = read(flags[name])
-    stages = flags.get("stages") or ()
-    if stages and "size" not in flags:
-        flags["size"] = stages[-1].size
-    if stages and all(stage.epochs is not None for stage in stages):
-        if "epochs" in flags or "minutes" in flags:
-            raise UsageError(
-                "--stages says epochs, and --epochs or --minutes is given too; wanted one of them, or shares: --stages 16x70%,32x30%"
-            )
-        flags["epochs"] = float(sum(stage.epochs or 0.0 for stage in stages))
     if flags:
         config = _lay(config, flags, "")
         reasons.update(dict.fromkeys(flags, "given"))
@@ -333,10 +324,34 @@ def resolve_config(
             )
         config = override(config, path, value)
         reasons[path] = "--set"
+    laid, config = config, _of_stages(config, set(tables), set(flags), set(sets or {}))
+    reasons |= {name: "the stages" for name in ("size", "epochs") if getattr(laid, name) != getattr(config, name)}
     if resolution is not None:
         config = _with_resolution(config, resolution)
         reasons |= {f"method.views.{v}.size": "given" for v in range(len(config.method.views))}
     return config, reasons
+
+
+def _of_stages(config: RunConfig, tables: set[str], flags: set[str], sets: set[str]) -> RunConfig:
+    """The settings of a run of stages: its size is the last one's where none is given with them, its epochs are those of all.
+
+    tables, flags, sets: what was given in a file, beside it, and by path. What is given beside a file's stages is meant for them.
+
+    Raises:
+        UsageError: a length beside stages that have their own.
+    """
+    if not config.stages:
+        return config
+    later = flags | sets
+    if "size" not in (later if "stages" in later else later | tables):
+        config = replace(config, size=config.stages[-1].size)
+    if any(stage.epochs is None for stage in config.stages):
+        return config
+    if later & {"epochs", "minutes"}:
+        raise UsageError(
+            "--stages says epochs, and --epochs or --minutes is given too; wanted one of them, or shares: --stages 16x70%,32x30%"
+        )
+    return replace(config, epochs=float(sum(stage.epochs or 0.0 for stage in config.stages)), minutes=None)
 
 
 def _with_resolution(config: RunConfig, resolution: str | float | Schedule) -> RunConfig:
@@ -353,7 +368,8 @@ def _with_resolution(config: RunConfig, resolution: str | float | Schedule) -> R
     for v, view in enumerate(config.method.views):
         if isinstance(view.size, Schedule):
             raise UsageError(f"--resolution with view {v}, whose size changes already ({view.size}); wanted one of the two")
-        config = override(config, f"method.views.{v}.size", Product(read, 1.0 if view.size is None else float(view.size)))
+        size = 1.0 if view.size is None else float(view.size)
+        config = override(config, f"method.views.{v}.size", Product(read, size) if isinstance(read, Schedule) else read * size)
     return config
 
 

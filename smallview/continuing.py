@@ -152,7 +152,8 @@ def tell_other_processes(folder: Path, say: Say) -> None:
 
 def write_config(folder: Path, config: RunConfig, recorded: dict[str, Any], changed: str = "") -> None:
     """Write run.toml: every setting, and what was found out about data and machine; `changed` pictures are added to those before."""
-    changes = load_toml(folder / "run.toml").get("recorded", {}).get("data_changes", []) if changed else []
+    path = folder / "run.toml"
+    changes = load_toml(path).get("recorded", {}).get("data_changes", []) if changed and path.exists() else []
     recorded = {
         **recorded,
         **({"data_changes": [*changes, changed]} if changed else {}),

@@ -31,7 +31,7 @@ from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
 from smallview.schedules import Schedule
 from smallview.seeds import derive, generator
-from smallview.training.cost import training_flops
+from smallview.training.cost import forget_peak, training_flops
 from smallview.training.handover import Ended, take_over_state
 from smallview.training.loop import StepReport, train, train_step
 from smallview.training.memory import passes_for
@@ -63,6 +63,7 @@ class Parts:
     device: torch.device
     maker: ViewMaker
     weights: str | None = None  # SHA-256 of those that training started from
+    part: float = 1.0  # of all the pictures, that is trained on
 
     def feed(
         self, start: int, stop: int, total: int | None = None, say: Say | None = None
@@ -111,7 +112,8 @@ class Parts:
         )
 
     def epochs_224(self, epochs: float) -> float | None:
-        """Passes over the pictures at 224 px with the whole encoder that so many of these would pay for; None where no shape tells it.
+        """Passes over all the pictures at 224 px with the whole encoder that so many of these, which may be over a part of them, would pay
+        for; None where no shape tells it.
 
         Source: how S3L's schedules are compared (Cao and Wu, 2021).
         """
@@ -125,7 +127,7 @@ class Parts:
                 with torch.device("meta"):
                     whole = build_encoder(config.encoder, in_channels=channels, size=config.size, stem=config.stem)[0]
             there = cost(online=Branch(whole, nn.Identity()), size=224)
-            return epochs * cost(online=Branch(own, nn.Identity()), size=config.size) / there
+            return epochs * self.part * cost(online=Branch(own, nn.Identity()), size=config.size) / there
         except (RuntimeError, NotImplementedError, AssertionError, ValueError):
             return None
 
@@ -171,11 +173,14 @@ def build(
     takes over from, whose normalisation stays. made_for: the size of the pictures that the encoder will see in the end.
     """
     device = choose_device(config.device)
+    forget_peak(device)  # of the stage or the recipe before
     torch.set_num_threads(config.threads)
     try:
         config.method.check_batch(config.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if before is None and config.trains == "new":
+        raise UsageError("trains is new and no stage stands before this training; wanted all, or --set stages.1.trains=new")
     for idle in config.method.idle():
         say(f"has no effect: {idle}")
     if isinstance(encoder, nn.Module):
@@ -229,20 +234,23 @@ def build(
             torch.manual_seed(derive(config.seed, "heads"))
             passes = passes_for(config.execution, config.memory, say)
             networks = Networks(copy.deepcopy(net), described.features, config.method.heads, config.method.target, passes)
+        heads: list[str] = []
         if before is not None:
-            new = before.into(networks, described, derive(config.seed, "growth"), say)
+            new, heads = before.into(networks, described, derive(config.seed, "growth"), say)
             if config.trains == "new":
                 new = [name for name in new if name in dict(networks.online.encoder.named_parameters())]
                 if not new:
                     raise UsageError("trains is new and this stage adds nothing to the encoder; wanted a greater depth, or all")
                 old = [name for name, _ in networks.online.encoder.named_parameters() if name not in set(new)]
                 freeze(networks.online.encoder, old, config.batch_norm)
+                if networks.target is not None:  # the same layers see the same statistics on either side
+                    freeze(networks.target.encoder, old, config.batch_norm)
         synchronize(networks)
         precision.place(networks, device)
         bank = config.method.negatives.init(config.seed, config.method.heads.projector.out, device, cut)
         state = TrainState(networks, config.optimizer.build(networks, device), bank)
         if before is not None:
-            for told in take_over_state(state, before.tensors, optimizer=config.span[0] > 0.0):
+            for told in take_over_state(state, before.tensors, optimizer=config.span[0] > 0.0, heads=not heads):
                 say(told)
         return state
 

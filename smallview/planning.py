@@ -109,6 +109,8 @@ def plan(
         **{"looked_at": looked_at, "copies": copies, "broken": broken},
     }
     named = called if called is not None else (str(data) if isinstance(data, (str, Path)) else source.name)
+    where = [] if device == "auto" else ["--device", device]
+    where += [] if threads is None else ["--threads", str(threads)]
     proposals: list[Proposal] = []
     keep_big_blocks()
     known: dict[str, Evidence | None] = {}
@@ -118,7 +120,10 @@ def plan(
             given: dict[str, Any] = {**recipe.given, "minutes": minutes, "device": device, "threads": threads}
             config, _ = settle(data, source, given, None, recipe.sets, None)
             known[recipe.name] = evidence(recipe, task, minutes)
-            proposals.append(_propose(recipe, known[recipe.name], config, source, sample, minutes, memory, task, named, say))
+            words = ["smallview", "pretrain", named, "--minutes", f"{minutes:g}", *recipe.flags(), *where]
+            proposals.append(
+                _propose(recipe, known[recipe.name], config, source, sample, minutes, memory, task, shlex.join(words), say)
+            )
     proposals.sort(key=lambda one: not one.fits)  # what does not fit comes last, else as they are ranked
     verdict, helps = _verdict(len(source), minutes, memory, proposals, named)
     if copies or broken:
@@ -163,7 +168,7 @@ def _propose(
     minutes: float,
     memory: float | None,
     task: Task,
-    named: str,
+    command: str,
     say: Say,
 ) -> Proposal:
     """A recipe, timed on a sample of the pictures."""
@@ -172,6 +177,7 @@ def _propose(
     own = replace(config, batch_size=min(config.batch_size, len(sample)))
     with tempfile.TemporaryDirectory() as scratch:
         pack = decoded(sample, own, Path(scratch), quiet)
+        own = replace(own, batch_size=min(own.batch_size, len(pack)))  # some may be unreadable
         with numerics(own.tf32, own.deterministic):
             _, parts = build(own, pack, None, quiet, foregrounds_of(pack, own, None, quiet))
             before = time.monotonic()
@@ -180,12 +186,11 @@ def _propose(
     images = steps * config.batch_size
     views = images * len(config.method.views)
     used = peak_memory(parts.device) / 2**20
-    words = ["smallview", "pretrain", named, "--minutes", f"{minutes:g}", *recipe.flags()]
     say(f"  {1000 * step:.0f} ms a step ({time.monotonic() - before:.0f} s to find out)")
     return Proposal(
         recipe.name,
         recipe.why,
-        " ".join(shlex.quote(word) for word in words),
+        command,
         round(60.0 * minutes, 1),
         round(used),
         steps,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from torch import nn
 
 from smallview import config as configuration
-from smallview.chain import run_stages
+from smallview.chain import link_of, run_stages
+from smallview.choosing import LIST
 from smallview.collectives import rank, world
+from smallview.config import RunConfig
 from smallview.continuing import finished, going_on, origin_of, stored_config, tell_other_processes
-from smallview.data.sources import open_source
+from smallview.data.sources import Source, open_source
 from smallview.errors import UsageError
 from smallview.files import check_folder
 from smallview.foregrounds import Masks, check_masks, settings_with_masks
+from smallview.recipes import KNOWN
 from smallview.settings.fitting import printable
 from smallview.settle import NO_JPEGS, default_out, kept_threads, next_free, settle
 from smallview.single import Call, Run, Start, as_it_is, run_training
@@ -97,7 +101,11 @@ def pretrain(
             # pictures that have a place are told by it; of others, such as arrays, only the pixels say whose encoder this is
             if start.as_it_is:
                 return as_it_is(start.folder, encoder, say)
-            return run_stages(source, start, call) if start.config.stages else run_training(source, start, call)
+            if start.config.stages:
+                return run_stages(source, start, call)
+            if start.origin is not None:
+                start = replace(start, link=link_of(start.origin.folder, encoder))
+            return run_training(source, start, call)
 
 
 def _begin(
@@ -139,6 +147,8 @@ def _begin(
     explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
     stored = stored_config(folder)
     if stored is not None:
+        if reasons["preset"].startswith("recipe"):
+            wanted = _recipe_of(stored, wanted, call, source, given, explicit, folder)
         wanted = going_on(wanted, stored, explicit, folder, call.say)
         tell_other_processes(folder, call.say)
     elif origin is not None:
@@ -150,6 +160,18 @@ def _begin(
     return Start(wanted, folder, stored is not None, placed and finished(folder), "batch_size" in explicit, origin, source)
 
 
+def _recipe_of(
+    stored: RunConfig, wanted: RunConfig, call: Call, source: Source, given: Mapping[str, Any], explicit: set[str], folder: Path
+) -> RunConfig:
+    """The settings of the recipe that a run of so many minutes began with, whichever stands first by now; else those wanted."""
+    for recipe in KNOWN:
+        other, _ = settle(call.data, source, {**given, **recipe.given}, None, recipe.sets, call.encoder)
+        with suppress(UsageError):
+            going_on(other, stored, explicit, folder, _quiet)
+            return other
+    return wanted
+
+
 @contextmanager
 def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
     """A start that fails before run.toml is written takes the folders back that it made."""
@@ -157,5 +179,6 @@ def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
         yield
     except BaseException:
         if not (folder / "run.toml").exists():
+            (folder / LIST).unlink(missing_ok=True)
             withdraw_folder(made)
         raise

@@ -24,7 +24,7 @@ from smallview.continuing import Origin, check_same_weights, finished, write_con
 from smallview.data.pack import Pack
 from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError
-from smallview.evaluation.features import weights_hash
+from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import write_text
 from smallview.foregrounds import Masks, check_same_masks, foregrounds_of
 from smallview.networks.encoders import load_encoder, save_encoder
@@ -40,6 +40,7 @@ from smallview.training.loop import train
 from smallview.training.precision import keep_big_blocks, numerics
 from smallview.training.processes import in_turn
 from smallview.training.progress import clock
+from smallview.views.view import pixels
 
 LEAST_FORECAST = 100  # steps
 BESIDE_STEPS = 1.015  # looks, saves and log
@@ -158,6 +159,7 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
     with numerics(config.tf32, config.deterministic):
         before = None if link is None else link.before
         config, parts = build(config, pack, call.encoder, say, found, before, None if link is None else link.size)
+        parts.part = len(source) / whole
         if began:
             check_same_weights(folder, parts.weights)
         say(f"pictures and views take {math.ceil(parts.memory() / 2**20):,} MiB of memory")
@@ -176,7 +178,7 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
         forecast = _forecast(parts, steps, say) if not began and start.origin is None else {}
         if leads:
             if changed or not began:
-                write_config(folder, config, {**_recorded(pack, found, parts, start, at), **forecast}, changed if began else "")
+                write_config(folder, config, {**_recorded(pack, found, parts, start, at), **forecast}, changed)
             if start.origin is not None and not began and (start.origin.folder / "metrics.jsonl").exists():
                 shutil.copyfile(start.origin.folder / "metrics.jsonl", folder / "metrics.jsonl")
             record_pictures(folder, source, pack, config)  # equal pictures too: files that were copied back have other times
@@ -292,6 +294,13 @@ def _finish(parts: Parts, folder: Path, steps: int, beside: Beside, say: Say) ->
     """The encoder, and what it cost, into the run folder."""
     config, encoder_config = parts.config, parts.encoder_config
     encoder = parts.state.networks.online.encoder
+    last = {pixels(view.size, config.size, 1.0) for view in config.method.views}
+    if config.size not in last:  # views were never, or not in the end, as large as pictures will be
+        encoder = copy.deepcopy(encoder).to("cpu").to(memory_format=torch.contiguous_format)
+        recalibrate(encoder, encoder_config, parts.pack)
+        say(
+            f"the last views had {max(last)} px: for pictures of {config.size} px the encoder has got the BatchNorm statistics of such"
+        )
     if rank() == 0:
         epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
         at_224 = parts.epochs_224(epochs)

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from kill_server import Server
 import smallview as sv
 from smallview import chain, single
 from smallview.cli import main
-from smallview.continuing import stages_of
+from smallview.continuing import stages_of, stored_config
+from smallview.data.subsets import Subset, read_subset
 from smallview.errors import DataError, UsageError
 from smallview.networks.encoders import load_encoder
 from smallview.settings import load_toml
 from smallview.stages import Stage, read_stages
 from smallview.training import checkpoint
 
-KILLS = 6
+KILLS = 4
 
 
 class Killed(BaseException):
@@ -118,15 +120,35 @@ def test_weights_target_and_queue_are_handed_over_and_the_optimizer_is_not(whole
 def test_a_stage_that_goes_on_has_optimizer_and_rate_of_the_one_before(tmp_path: Path) -> None:
     one = sv.pretrain(pictures(), "moco_v2", out=tmp_path / "one", epochs=3, size=8, batch_size=16, threads=1, quiet=True).path
     stages = (Stage(8, epochs=2.0), Stage(8, epochs=1.0, schedule="continue"))
-    two = staged(tmp_path / "two", stages)
+    began: list[dict[str, torch.Tensor]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = single._train
+
+        def train(parts: Any, *rest: Any) -> None:
+            began.append({k: v.clone() for k, v in parts.state.tensors().items() if k.startswith("optimizer.")})
+            real(parts, *rest)
+
+        patch.setattr(single, "_train", train)
+        two = staged(tmp_path / "two", stages)
     rates = {}
     for path in (one, two):
         rates[path] = {
             record["step"]: record["lr"] for record in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         }
     assert rates[two][9] == pytest.approx(rates[one][9]) and rates[two][6] > rates[two][9] > 0.0
-    momentum = [name for name in tensors(stages_of(two)[1]) if name.startswith("optimizer.")]
-    assert momentum
+    ended = {name: value for name, value in tensors(stages_of(two)[0]).items() if name.startswith("optimizer.")}
+    assert not began[0] and set(began[1]) == set(ended) != set()
+    assert all(torch.equal(value, ended[name]) for name, value in began[1].items())
+
+
+def test_a_target_follows_in_stages_that_go_on_as_in_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smallview.networks.online_target import Momentum
+
+    seen: list[tuple[float, int]] = []
+    monkeypatch.setattr(Momentum, "at", lambda self, progress, steps: seen.append((round(progress, 9), steps)) or 0.9)
+    stages = (Stage(8, epochs=1.0), Stage(8, epochs=2.0, schedule="continue"))
+    staged(tmp_path / "two", stages, encoder="dense_small:8-16")
+    assert seen == [(round(step / 9, 9), 9) for step in range(9)]
 
 
 def test_the_second_stage_sees_other_views_in_another_order(whole: Path) -> None:
@@ -180,7 +202,7 @@ def test_killed_at_the_worst_moments_it_ends_with_the_same_bits(
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(desk: Path) -> None:
     server = Server(desk)
     try:
-        text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x4,12x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
+        text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
         started = time.monotonic()
         code, said = server.run([*text.split(), "--out", str(desk / "calm")])
         assert code == 0, said
@@ -212,6 +234,20 @@ def test_a_finished_run_of_stages_is_left_as_it_is(
     assert weights(whole) == before
 
 
+@pytest.mark.parametrize("part", [None, "50%"])
+def test_a_finished_run_of_stages_is_not_taken_for_one_of_other_pictures(part: str | None, tmp_path: Path) -> None:
+    more = {} if part is None else {"subset": read_subset(part)}
+    path = staged(tmp_path / "run", "8x2", size=16, **more)
+    before = weights(path), (path / "summary.json").read_bytes()
+    assert staged(tmp_path / "run", "8x2", size=16, **more) == path
+    assert (weights(path), (path / "summary.json").read_bytes()) == before
+    with pytest.raises(DataError, match="the pictures changed since"):
+        staged(tmp_path / "run", "8x2", size=16, data=255 - pictures(), **more)
+    with pytest.raises(DataError, match="the pictures changed since"):
+        staged(tmp_path / "run", "8x2", size=16, data=pictures(60), **more)
+    assert (weights(path), (path / "summary.json").read_bytes()) == before
+
+
 def test_other_stages_are_another_run(whole: Path) -> None:
     with pytest.raises(UsageError, match=r"holds a run with other settings \(.*stages"):
         staged(whole, "8x2,16x2")
@@ -226,12 +262,12 @@ def test_pictures_that_change_between_two_stages_are_told(tmp_path: Path, monkey
     changed[3] = 255 - changed[3]
     with pytest.raises(DataError, match="the pictures changed since"):
         staged(tmp_path / "run", data=changed)
+    path = staged(tmp_path / "run", data=changed, accept_data_change=True)
+    assert load_toml(stages_of(path)[1] / "run.toml")["recorded"]["data_changes"] == ["step 0: 1 changed (03)"]
 
 
 def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
     data = (pictures(), np.arange(48) % 4)
-    from smallview.data.subsets import Subset
-
     stages = (Stage(8, epochs=1.0, subset=Subset(per_class=5)), Stage(16, epochs=1.0, subset=Subset(per_class=9)))
     path = staged(tmp_path / "run", stages, data)
     small, large = (json.loads((place / "subset.json").read_text()) for place in stages_of(path))
@@ -239,11 +275,19 @@ def test_every_stage_sees_its_own_part_and_says_which(tmp_path: Path) -> None:
     assert set(small["names"]) < set(large["names"]) and small["pictures"] == 48
 
 
+def test_epochs_at_224_px_are_of_all_the_pictures(tmp_path: Path) -> None:
+    half = Subset(fraction=0.5, equal_steps=True)
+    stages = (Stage(16, epochs=2.0, subset=half), Stage(16, epochs=2.0))
+    path = staged(tmp_path / "run", stages, encoder="dense_small:8-16", batch_size=8)
+    part, whole = (json.loads((place / "summary.json").read_text())["cost"] for place in stages_of(path))
+    assert (part["steps"], part["flops"]) == (whole["steps"], whole["flops"])
+    assert part["epochs_224"] == pytest.approx(whole["epochs_224"])
+
+
 def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from smallview import choosing
-    from smallview.data.subsets import Subset
 
     given: dict[str, Any] = {
         "batch_size": 8,
@@ -263,6 +307,25 @@ def test_a_subset_chosen_by_an_encoder_stays_when_the_run_goes_on(
     assert len(json.loads(listed)["positions"]) == 20
 
 
+def test_pictures_chosen_for_a_start_that_failed_are_not_those_of_the_next_one(whole: Path, tmp_path: Path) -> None:
+    from smallview import choosing
+    from smallview.data.sources import open_source
+
+    given: dict[str, Any] = {"threads": 1, "quiet": True, "epochs": 1, "out": tmp_path / "run"}
+    with pytest.raises(UsageError, match="batch_size is 30"):
+        sv.pretrain(pictures(), batch_size=30, subset=Subset(20, chosen_by=str(whole)), **given)
+    assert not (tmp_path / "run").exists(), "a run that never began leaves nothing behind"
+    config = stored_config(whole)
+    assert config is not None
+    tmp_path.joinpath("list").mkdir()
+    for n in (20, 10):
+        subset = Subset(n, chosen_by=str(whole))
+        part, _ = choosing.part_of(
+            open_source(pictures()), replace(config, subset=subset), 0, tmp_path / "list", lambda message: None
+        )
+        assert len(part) == n
+
+
 def test_a_run_of_stages_is_judged_and_embedded_like_any_other(whole: Path) -> None:
     labels = np.arange(48) % 3
     rows = sv.evaluate(
@@ -276,6 +339,29 @@ def test_a_run_of_stages_is_judged_and_embedded_like_any_other(whole: Path) -> N
 def test_resuming_from_a_run_of_stages_names_one_of_them(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is a run of 2 stages; wanted one of them, such as .*2-16px"):
         sv.pretrain(pictures(), resume_from=whole, out=tmp_path / "on", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("stages", "encoder"),
+    [
+        pytest.param((Stage(16, epochs=1.0), Stage(32, epochs=1.0)), "vit_tiny_patch16_224", marks=pytest.mark.slow),
+        ((Stage(8, epochs=1.0, depth=2), Stage(16, epochs=2.0, depth=3, trains="new")), "dense_small:8-16-16"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_training_goes_on_from_a_stage_as_the_stage_itself_would(
+    stages: tuple[Stage, ...], encoder: str, number: int, tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {"encoder": encoder, "method": "simclr", "subset": Subset(pictures=32)}
+    place = stages_of(staged(tmp_path / "run", stages, **more))[number]
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single, "_train", lambda parts, *_: seen.update(parts=parts))
+        sv.pretrain(pictures(), encoder=None, resume_from=place, out=tmp_path / "on", threads=1, quiet=True)
+    state, ended = seen["parts"].state, tensors(place)
+    assert set(state.tensors()) == set(ended) and all(torch.equal(v, ended[name]) for name, v in state.tensors().items())
+    assert load_encoder(tmp_path / "on")[1] == load_encoder(place)[1]
+    assert (tmp_path / "on" / "subset.json").read_bytes() == (place / "subset.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -313,6 +399,29 @@ def test_a_dropped_stage_is_grown_again_and_the_rest_kept_to_the_bit(encoder: st
     assert sum(p.numel() for p in kept.values()) < 0.6 * sum(p.numel() for p in grown.values())
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_queue_of_another_projector_is_not_taken_over(depth: int, tmp_path: Path) -> None:
+    stages = (Stage(16, epochs=2.0, depth=depth), Stage(16, epochs=1.0, depth=3))
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        real = single._train
+
+        def train(parts: Any, *rest: Any) -> None:
+            seen[parts.config.seed] = parts.state.bank["keys"].clone()
+            real(parts, *rest)
+
+        patch.setattr(single, "_train", train)
+        path = staged(tmp_path / "run", stages, encoder="dense_small:8-16-32")
+    first, last = stages_of(path)
+    kept = torch.equal(seen[load_toml(last / "run.toml")["seed"]], tensors(first)["bank.keys"])
+    assert kept == (depth == 3)
+
+
+def test_patches_that_are_negatives_are_no_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    staged(tmp_path / "run", method="simclr_one_patch", encoder="dense_small:8-16", quiet=False)
+    assert "queue" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("batch_norm", ["moves", "fixed"])
 def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tmp_path: Path) -> None:
     stages = (Stage(16, epochs=1.0, depth=4), Stage(16, epochs=1.0, depth=5, trains="new", batch_norm=batch_norm))
@@ -321,8 +430,16 @@ def test_only_what_is_new_is_trained_where_that_is_asked_for(batch_norm: Any, tm
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert not any(name.endswith(("weight", "bias")) for name in moved)
     assert any("running" in name for name in moved) == (batch_norm == "moves")
+    one, two = (tensors(place) for place in stages_of(path))
+    targets = [name for name in one if name.startswith("networks.target.encoder.") and "running" in name]
+    assert targets and all(torch.equal(one[name], two[name]) == (batch_norm == "fixed") for name in targets)
     again = staged(tmp_path / "again", stages, encoder="dense_small")
     assert weights(again) == weights(path)
+
+
+def test_a_training_of_its_own_has_nothing_new_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no stage stands before"):
+        sv.pretrain(pictures(), out=tmp_path / "run", epochs=1, batch_size=16, sets={"trains": "new"}, threads=1, quiet=True)
 
 
 def test_nothing_new_to_train_is_refused(tmp_path: Path) -> None:
@@ -331,7 +448,11 @@ def test_nothing_new_to_train_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("small", "large"), [("dense_small:8-16-32-32-32", "dense_small:8-24-32-40-48-48"), ("resnet18", "resnet34")]
+    ("small", "large"),
+    [
+        ("dense_small:8-16-32-32-32", "dense_small:8-24-32-40-48-48"),
+        pytest.param("resnet18", "resnet34", marks=pytest.mark.slow),
+    ],
 )
 def test_an_encoder_grows_and_the_whole_method_computes_what_it_did(small: str, large: str, tmp_path: Path) -> None:
     seen = {}
@@ -367,6 +488,43 @@ def test_an_encoder_grows_and_the_whole_method_computes_what_it_did(small: str, 
 def test_an_encoder_that_is_no_continuation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be grown into"):
         staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, encoder="mobilenetv3_small_050")))
+
+
+class Averages(torch.nn.Module):
+    """A module of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layer(images.mean((2, 3)))
+        return features
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "wanted"),
+    [
+        ({"encoder": "resnet81"}, {}, "resnet81"),
+        ({"encoder": "mobilenetv3_small_050"}, {}, "cannot be grown into"),
+        ({"depth": 9}, {}, "depth is 9"),
+        ({"depth": 1}, {"depth": 3}, "does not go on as that of the stage before"),
+        ({"trains": "new"}, {}, "adds nothing to the encoder"),
+        ({"subset": Subset(pictures=99)}, {}, "99 pictures of arrays are asked for"),
+        ({"subset": Subset(pictures=10)}, {}, "its subset has 10 pictures"),
+        ({"subset": Subset(pictures=10), "batch_size": 12}, {"batch_size": None}, "its subset has 10 pictures"),
+        ({"depth": 2}, {"encoder": Averages()}, "a module of your own"),
+        ({}, {"encoder": "custom:Averages"}, "pass it"),
+    ],
+)
+def test_what_would_end_the_last_stage_is_said_before_the_first(
+    last: dict[str, Any], more: dict[str, Any], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single, "_train", lambda *_: pytest.fail("it has begun to train"))
+    given = {"encoder": "dense_small:8-16-16", **more}
+    with pytest.raises((UsageError, DataError), match=wanted):
+        staged(tmp_path / "run", (Stage(16, epochs=1.0), Stage(16, epochs=1.0, **last)), **given)
+    assert not (tmp_path / "run" / "run.toml").exists()
 
 
 def test_a_truncated_encoder_is_trained_saved_and_used(tmp_path: Path) -> None:
@@ -436,7 +594,31 @@ def test_stages_of_small_pictures_end_with_statistics_of_the_runs_own_size(tmp_p
     assert "one centre view 16 px" in rows[0].protocol
 
 
+def test_pictures_left_out_of_a_subset_are_left_out_of_the_statistics_too(tmp_path: Path) -> None:
+    part = read_subset("50%")
+    path = staged(tmp_path / "run", "8x1", size=16, subset=part, encoder="dense_small:8-16")
+    kept = json.loads((stages_of(path)[0] / "subset.json").read_text())["positions"]
+    other = pictures()
+    other[np.setdiff1d(np.arange(48), kept)] = 0
+    assert weights(staged(tmp_path / "other", "8x1", other, size=16, subset=part, encoder="dense_small:8-16")) == weights(path)
+
+
 def test_an_encoder_is_judged_at_another_size_when_that_is_asked_for(whole: Path) -> None:
     labels = np.arange(48) % 3
     rows = sv.evaluate(whole, (pictures(), labels), (pictures(), labels), "knn", size=12, threads=1, leaks=False)
     assert "one centre view 12 px" in rows[0].protocol
+
+
+def test_views_that_never_grow_end_with_statistics_of_the_runs_own_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {"epochs": 2, "batch_size": 16, "threads": 1}
+    half = sv.pretrain(pictures(), resolution="0.5", out=tmp_path / "half", **given).path
+    assert "the last views had 8 px: for pictures of 16 px" in capsys.readouterr().err
+    trained = {name[len("networks.online.encoder.") :]: v for name, v in tensors(half).items() if "online.encoder" in name}
+    differ = {
+        name.rsplit(".", 1)[1] for name, v in load_encoder(half)[0].state_dict().items() if not torch.equal(v, trained[name])
+    }
+    assert differ == {"running_mean", "running_var", "num_batches_tracked"}
+    grown = sv.pretrain(pictures(), resolution="Steps((0.5, 1.0), (0.7,))", out=tmp_path / "grown", **given).path
+    assert "the last views had" not in capsys.readouterr().err and load_encoder(grown)[1].size == 16

@@ -6,18 +6,19 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import smallview as sv
-from smallview import ledger, planning
+from smallview import ledger, planning, single
 from smallview.cli import main
 from smallview.data.sources import open_source
 from smallview.errors import DataError, UsageError
 from smallview.ledger import Entry
-from smallview.recipes import KNOWN, MOMENTUM, PLAIN, SMALL_FIRST, bare, evidence, ranked
+from smallview.recipes import KNOWN, PLAIN, SMALL, SMALL_FIRST, Recipe, bare, evidence, ranked
 from smallview.settle import settle
 
 
@@ -39,16 +40,16 @@ def measured(recipe: str, linear: float, data: str = "a", minutes: float = 3.0, 
 
 
 def test_the_best_measured_recipe_stands_first() -> None:
-    entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 60.0), measured(MOMENTUM.name, 55.0)]
-    assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, MOMENTUM.name, SMALL_FIRST.name]
-    assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, MOMENTUM.name, PLAIN.name]
+    entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 60.0), measured(SMALL.name, 55.0)]
+    assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, SMALL.name, SMALL_FIRST.name]
+    assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, SMALL.name, PLAIN.name]
     assert ranked("linear", 100.0, entries) == list(KNOWN), "runs of another length do not count"
 
 
 def test_only_data_that_all_were_measured_on_are_compared() -> None:
     entries = [measured(SMALL_FIRST.name, 50.0), measured(PLAIN.name, 45.0), measured(PLAIN.name, 99.0, data="easy")]
     assert ranked("linear", 3.0, entries)[0] is SMALL_FIRST
-    assert ranked("linear", 3.0, entries)[-1] is MOMENTUM, "what was not measured comes last"
+    assert ranked("linear", 3.0, entries)[-1] is SMALL, "what was not measured comes last"
 
 
 def test_evidence_is_a_band_of_gains_over_the_untrained_encoder() -> None:
@@ -76,9 +77,16 @@ def test_every_proposal_is_a_command_that_runs_as_it_was_timed(tmp_path: Path) -
         assert one.steps >= 1 and one.memory_mb > 100 and one.views == 2 * 128 * one.steps
         assert one.seen == pytest.approx(one.views / 200, abs=0.06)
         main([*words[1:], "--print-config"])
-    main([*shlex.split(found.recipes[0].command)[1:], "--out", str(tmp_path / "run"), "--threads", "1", "--quiet"])
+    main([*shlex.split(found.recipes[0].command)[1:], "--out", str(tmp_path / "run"), "--quiet"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["cost"]["steps"] >= 1
+
+
+def test_a_command_names_the_device_and_the_threads_that_it_was_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(monkeypatch, 0.01)
+    found = sv.plan(pictures(), 3.0, device="cpu", threads=1)
+    assert all(one.command.endswith(" --device cpu --threads 1") for one in found.recipes)
+    assert not any("--device" in one.command or "--threads" in one.command for one in sv.plan(pictures(), 3.0).recipes)
 
 
 def test_minutes_alone_take_the_first_recipe() -> None:
@@ -93,6 +101,23 @@ def test_minutes_alone_take_the_first_recipe() -> None:
     assert not bare({"minutes": 3.0}, None, {"optimizer.lr": 0.1}) and bare({"minutes": 3.0, "seed": 4}, None, None)
 
 
+@pytest.mark.parametrize("began", KNOWN)
+def test_a_run_goes_on_with_the_recipe_that_it_began_with(
+    began: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
+    given: dict[str, Any] = {"out": tmp_path / "run", "minutes": 0.01, "threads": 1, "quiet": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(single, "_train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("smallview.settle.ranked", lambda **_: [began])
+        with pytest.raises(KeyboardInterrupt):
+            sv.pretrain(pictures(), **given)
+    run = sv.pretrain(pictures(), **given)
+    assert json.loads((run.path / "summary.json").read_text())["method"] == began.given["method"]
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        sv.pretrain(pictures(), **{**given, "minutes": 0.02})
+
+
 def steps(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(planning, "seconds_of_step", lambda *_, **__: seconds)
 
@@ -103,6 +128,18 @@ def test_few_pictures_are_told_what_helps_instead(monkeypatch: pytest.MonkeyPatc
     assert (
         not found.helps and "20 pictures are too few" in found.verdict and "smallview embed resnet18.a1_in1k" in found.verdict
     )
+
+
+def test_a_picture_that_is_broken_is_left_out_of_the_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pictures(8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    found = sv.plan(str(tmp_path / "photos"), 0.01, threads=1)
+    assert "too few" in found.verdict and all(one.steps >= 1 for one in found.recipes)
 
 
 def test_too_little_time_is_told_with_the_time_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +174,22 @@ def test_copies_and_broken_pictures_are_told(tmp_path: Path, monkeypatch: pytest
     found = sv.plan(tmp_path, 5.0, threads=1)
     assert (found.pictures["looked_at"], found.pictures["copies"], found.pictures["broken"]) == (135, 4, 1)
     assert f"4 are copies of others and 1 cannot be read: smallview check {tmp_path}" in found.verdict
+
+
+def test_what_one_recipe_took_of_a_gpu_is_not_counted_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smallview import parts
+    from smallview.training.cost import forget_peak
+
+    forgotten: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: forgotten.append(device.type))
+    forget_peak(torch.device("cuda"))
+    forget_peak(torch.device("cpu"))
+    assert forgotten == ["cuda"]
+    steps(monkeypatch, 0.01)
+    monkeypatch.setattr(parts, "forget_peak", lambda device: forgotten.append("recipe"))
+    sv.plan(pictures(), 5.0, threads=1)
+    assert forgotten[1:] == ["recipe"] * len(KNOWN)
 
 
 def test_the_verb_prints_what_python_returns(

@@ -61,6 +61,25 @@ def test_a_length_beside_epochs_of_stages_is_refused() -> None:
         settled(stages=read_stages("16x2,32x1"), epochs=3.0)
 
 
+FILE = {"stages": [{"size": 16, "epochs": 2.0}, {"size": 32, "epochs": 1.0}]}
+
+
+def test_stages_of_a_file_and_of_paths_say_size_and_length_as_those_of_a_flag_do() -> None:
+    config, reasons = resolve_config(FACTS, {}, FILE)
+    assert (config.size, config.epochs, reasons["size"], reasons["epochs"]) == (32, 3.0, "the stages", "the stages")
+    again = resolve_config(FACTS, {"stages": read_stages("16x5,48x2")}, to_tables(config))[0]
+    assert (again.size, again.epochs) == (48, 7.0)
+    assert resolve_config(FACTS, {}, {**FILE, "size": 24})[0].size == 24 == resolve_config(FACTS, {"size": 24}, FILE)[0].size
+    longer = settled({"stages.1.size": 64, "stages.1.epochs": 4.0}, stages=read_stages("16x2,32x1"))
+    assert (longer.size, longer.epochs) == (64, 6.0)
+
+
+def test_a_length_beside_epochs_of_a_files_stages_is_refused() -> None:
+    for given, sets in (({"epochs": 5.0}, {}), ({"minutes": 5.0}, {}), ({}, {"epochs": 5.0})):
+        with pytest.raises(UsageError, match="wanted one of them"):
+            resolve_config(FACTS, given, FILE, sets)
+
+
 def test_stages_go_through_toml_and_back() -> None:
     config = settled(
         {"stages.0.depth": 3, "stages.1.schedule": "continue", "stages.1.subset": Subset(fraction=0.5)},

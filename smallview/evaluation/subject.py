@@ -21,7 +21,7 @@ from smallview.data.sources import Source, open_source
 from smallview.errors import DataError, UsageError
 from smallview.evaluation.bench import Labeled
 from smallview.evaluation.channels import ThreeChannels
-from smallview.evaluation.features import Judged
+from smallview.evaluation.features import Judged, weights_hash
 from smallview.evaluation.judge import match_classes
 from smallview.networks.encoders import EncoderConfig, build_encoder, count_features, describe, load_encoder
 from smallview.networks.foreign import Coverage, fit_weights, read_weights
@@ -60,6 +60,23 @@ def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_ch
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path / 'summary.json'} is damaged ({error}); name {path / 'encoder'} instead") from error
     return Judged(encoder, config, path.resolve().name, seed, cost)
+
+
+def check_untouched(folder: Path, subject: Judged) -> None:
+    """Whether the encoder in a run folder is the one that its run wrote: one fine-tuned since then is not what the run made.
+
+    Raises:
+        DataError: it is another one.
+    """
+    try:
+        told = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("encoder_sha256")
+    except (OSError, ValueError, AttributeError):
+        return  # an older run, or one without a summary: open_subject has spoken of damage
+    if told is not None and told != weights_hash(subject.encoder):
+        raise DataError(
+            f"the encoder in {folder / 'encoder'} is not the one that this run made: its weights were changed since the run ended; "
+            f"use it as what it is, an encoder of its own (copy {folder / 'encoder'} elsewhere and name that), or restore the run's"
+        )
 
 
 def with_weights(

@@ -90,6 +90,26 @@ def _create(name: str, size: int, **options: Any) -> nn.Module:
     return net
 
 
+def vit_options(name: str, size: int, stem: str) -> tuple[dict[str, Any], str] | None:
+    """What timm is told to build a vision transformer for pictures of `size`, and the stem that this is; None for other encoders.
+
+    The position embeddings are made for `size`, and follow other sizes by interpolation.
+
+    Example:
+        >>> vit_options("vit_tiny_patch16_224", 32, "auto")[1], vit_options("resnet18", 32, "auto")
+        ('small', None)
+    """
+    if "vit" not in name or name.split("_")[0] not in ("vit", "deit", "deit3"):
+        return None
+    patch = next((int(part[5:]) for part in name.split("_") if part.startswith("patch") and part[5:].isdigit()), 16)
+    small = stem == "small" or (stem == "auto" and size // patch < SMALLEST_MAP)
+    if small:
+        patch = max(1, size // 8)
+    side = size - size % patch
+    options = {"img_size": side, "patch_size": patch, "dynamic_img_size": True, "dynamic_img_pad": True}
+    return options, "small" if small else "standard"
+
+
 def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn.Module, str]:
     import timm
 
@@ -99,22 +119,9 @@ def _timm_encoder(name: str, in_channels: int, size: int, stem: str) -> tuple[nn
         hint = suggest(name, [*OWN, *known]) if len(name) < 80 else ""
         raise UsageError(f'no encoder is called "{shown}"{hint}'.split("; there are")[0])
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    if "vit" in name and name.split("_")[0] in ("vit", "deit", "deit3"):
-        patch = next((int(part[5:]) for part in name.split("_") if part.startswith("patch") and part[5:].isdigit()), 16)
-        small = stem == "small" or (stem == "auto" and size // patch < SMALLEST_MAP)
-        if small:
-            patch = max(1, size // 8)
-        # the position embeddings are made for `size`, and follow other sizes by interpolation
-        net = _create(
-            name,
-            size,
-            img_size=size - size % patch,
-            patch_size=patch,
-            dynamic_img_size=True,
-            dynamic_img_pad=True,
-            **options,
-        )
-        return net, "small" if small else "standard"
+    if (fitted := vit_options(name, size, stem)) is not None:
+        net = _create(name, size, **fitted[0], **options)
+        return net, fitted[1]
     net = _create(name, size, **options)
     stages: Any = getattr(net, "feature_info", None)
     reduction = int(stages[-1]["reduction"]) if stages else 32

@@ -83,6 +83,12 @@ def peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` tell of what comes from here on, where that can be: on CUDA; a process keeps its own peak for ever."""
+    if device.type == "cuda" and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 @torch.no_grad()
 def forward_macs(module: nn.Module, in_channels: int, size: int) -> int:
     """Multiply-accumulates of one picture's forward pass through the convolutions, linear layers and attention.

@@ -44,8 +44,10 @@ class Ended:
             raise UsageError(f"{folder} has no checkpoint any more; wanted its last one, which the next stage begins with")
         return Ended(net, config, loaded[1])
 
-    def into(self, networks: Networks, encoder: EncoderConfig, seed: int, say: Callable[[str], None]) -> list[str]:
-        """Give networks what this stage has learned; -> the names of what is new in the encoder.
+    def into(
+        self, networks: Networks, encoder: EncoderConfig, seed: int, say: Callable[[str], None]
+    ) -> tuple[list[str], list[str]]:
+        """Give networks what this stage has learned; -> the names of what is new in the encoder, and of what of the heads began anew.
 
         Another encoder than this stage's is one that it grows into: it computes the same at first.
 
@@ -56,13 +58,13 @@ class Ended:
             self._grow(networks, seed)
             say(f"{self.encoder.architecture} has grown into {encoder.architecture}, and computes what it did")
             known = self.net.state_dict()
-            return [name for name in networks.online.encoder.state_dict() if name not in known]
+            return [name for name in networks.online.encoder.state_dict() if name not in known], []
         new, heads = take_over_networks(networks, self.networks())
         if new:
             say(f"the encoder has got {len(new)} more tensors, from {new[0]} on; what was learned stays as it was")
         if heads:
             say(f"{self.encoder.features} features became {encoder.features}: projector and predictor begin anew")
-        return new
+        return new, heads
 
     @torch.no_grad()
     def _grow(self, networks: Networks, seed: int) -> None:
@@ -141,13 +143,19 @@ def take_over_networks(networks: Networks, before: Mapping[str, Tensor]) -> tupl
 
 
 @torch.no_grad()
-def take_over_state(state: TrainState, before: Mapping[str, Tensor], *, optimizer: bool) -> list[str]:
-    """The bank, where its lengths are the same, and the optimizer, if asked for and if it moves the same weights; -> what is to be said."""
+def take_over_state(state: TrainState, before: Mapping[str, Tensor], *, optimizer: bool, heads: bool = True) -> list[str]:
+    """The bank, where its lengths are the same, and the optimizer, if asked for and if it moves the same weights; -> what is to be said.
+
+    heads: whether they were taken over; where they began anew, what the old ones have put into the queue means nothing to them.
+    """
     told = []
     old = {name[len("bank.") :]: value for name, value in before.items() if name.startswith("bank.")}
-    if state.bank and all(name in old and old[name].shape == value.shape for name, value in state.bank.items()):
+    queue = "keys" in state.bank
+    if queue and not heads:
+        told.append("the queue begins anew with the projector")
+    elif state.bank and all(name in old and old[name].shape == value.shape for name, value in state.bank.items()):
         state.bank = {name: old[name].to(value.device) for name, value in state.bank.items()}
-    elif state.bank and old:
+    elif queue and old:
         told.append("the queue has another length than in the stage before, and is filled anew")
     if optimizer:
         shapes = [p.shape for p in state.trained()]
@@ -160,6 +168,8 @@ def take_over_state(state: TrainState, before: Mapping[str, Tensor], *, optimize
             i < len(shapes) and all(v.dim() == 0 or v.shape == shapes[i] for v in values.values())
             for i, values in found.items()
         )
+        if not found:  # plain gradient descent remembers nothing
+            return told
         if fits and len(found) == len(shapes):
             kept = {f"optimizer.{i}.{key}": v for i, values in found.items() for key, v in values.items()}
             now = {f"networks.{name}": value for name, value in state.networks.state_dict().items()}

@@ -1,0 +1,53 @@
+"""The verb that hands an encoder over."""
+
+from __future__ import annotations
+
+import json
+
+from smallview.flags import Json, Quiet, Whole
+from smallview.shell import say
+
+
+def export(
+    run: str,
+    /,
+    *,
+    to: str,
+    out: str,
+    pictures: str | None = None,
+    input: str = "normalised",
+    threads: Whole | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write an encoder for use without this library, with a model card; checked to give the same features before it is kept.
+
+    Parameters
+    ----------
+    run
+        A run folder or an encoder folder.
+    to
+        timm, torchvision, onnx, torch-export or hub (a folder for a model hub). Those that cannot hold an encoder say which can.
+    out
+        The folder to write: a new or empty one, or one with an earlier export, which is replaced.
+    pictures
+        Pictures to check with, as for pretrain; 64 are drawn. Default: gradients and noise.
+    input
+        What a program of onnx or torch-export takes: normalised images, float ones in [0, 1], or uint8 pictures (NHWC).
+    threads
+        CPU threads for reading pictures.
+    json_
+        One JSON object on stdout.
+    quiet
+        Only the paths.
+    """
+    from smallview.exporting import export as hand_over
+
+    made = hand_over(run, to, out, pictures=pictures, input=input, threads=threads)
+    if json_:
+        print(json.dumps(made.as_dict()))
+        return
+    for name in made.files:
+        print(made.path / name)
+    if not quiet:
+        say(made.parity.sentence())
