@@ -26,7 +26,10 @@ LEVELS = (
     ("beside", "account"),
     ("single",),
     ("chain",),
-    ("run", "planning", "use", "assess", "comparing", "checking", "exporting", "report_parts", "report_pictures", "report_verdict"),
+    (
+        *("run", "planning", "use", "assess", "comparing", "checking", "exporting"),
+        *("report_verdict", "report_parts", "report_pictures"),
+    ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting"),
     ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report"),
     ("cli",),
