@@ -21,6 +21,7 @@ _PLACES = {
     "preset": "smallview.presets",
     "method": "smallview.presets",
     "plan": "smallview.planning",
+    "report": "smallview.reporting",
     "Row": "smallview.records",
     "SmallviewError": "smallview.errors",
     "StoppedError": "smallview.errors",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from smallview.presets import methods as methods
     from smallview.presets import preset as preset
     from smallview.records import Row as Row
+    from smallview.reporting import report as report
     from smallview.run import pretrain as pretrain
     from smallview.single import Run as Run
     from smallview.sweeping import sweep as sweep

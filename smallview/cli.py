@@ -15,6 +15,7 @@ from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_export import export
 from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
+from smallview.cli_report import report
 from smallview.errors import UsageError
 from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
 from smallview.shell import say
@@ -47,6 +48,7 @@ app.command(
 )
 app.command(check, help_prologue="Example: `smallview check photos/ --test held-out/`")
 app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
+app.command(report, help_prologue="Example: `smallview report runs/photos-simclr-dense_small --out report.html`")
 app.command(plan, help_prologue="Example: `smallview plan photos/ --minutes 30`")
 app.command(export, help_prologue="Example: `smallview export runs/photos-simclr-resnet18 --to timm --out encoder-timm/`")
 
