@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 import smallview
 from smallview import ledger
 from smallview.assess import train_supervised
 from smallview.data.subsets import Subset
-from smallview.networks.encoders import build_encoder
+from smallview.networks.encoders import build_encoder, count_features
+from smallview.networks.heads import Heads
+from smallview.networks.online_target import Branch
 from smallview.networks.truncating import count_stages
 from smallview.stages import Stage
 from smallview.training.cost import forward_macs
@@ -49,19 +52,22 @@ class Arm:
     given: dict[str, Any] = field(default_factory=dict)
 
 
-def arms(encoder: str, size: int, epochs: float, channels: int) -> list[Arm]:
+def arms(encoder: str, size: int, epochs: float, channels: int, heads: Heads) -> list[Arm]:
     """The schedules that stand side by side."""
     net, config = build_encoder(encoder, in_channels=channels, size=size)
     depth = count_stages(net)
     cut = build_encoder(encoder, in_channels=channels, size=size, stem=config.stem, depth=depth - 1)[0]
     half = size // 2
-    whole = forward_macs(net, channels, size)
-    small, shallow = (forward_macs(part, channels, at) / whole for part, at in ((net, half), (cut, size)))
+
+    def cost(part: nn.Module, side: int) -> int:
+        projector = heads.projector.build(count_features(part, channels, size))
+        return forward_macs(Branch(part, projector), channels, side)
+
+    whole = cost(net, size)
+    small, shallow = cost(net, half) / whole, cost(cut, size) / whole
     sides = [2 * round((0.5 + 0.5 * min((i + 0.5) / 100 / RAMP, 1.0)) * size / 2) for i in range(100)]
-    ramped = (
-        statistics.fmean(forward_macs(net, channels, side) for side in sorted(set(sides)) for _ in range(sides.count(side)))
-        / whole
-    )
+    known = {side: cost(net, side) for side in set(sides)}
+    ramped = statistics.fmean(known[side] for side in sides) / whole
     two = FIRST * small + 1.0 - FIRST
     regrown = FIRST * shallow + 1.0 - FIRST
     ramp = f"Ramp(0.5, 1.0, until={RAMP})"
@@ -220,7 +226,8 @@ def main() -> None:
         path = given.ledger or out / "ledger.jsonl"
         known = ledger.read(path, EXPERIMENT) if path.exists() else []
         wanted = tuple(given.arms.split("|"))
-        chosen = [arm for arm in arms(given.encoder, given.size, given.epochs, 3) if arm.name.startswith(wanted)]
+        heads = smallview.method(given.method).heads
+        chosen = [arm for arm in arms(given.encoder, given.size, given.epochs, 3, heads) if arm.name.startswith(wanted)]
         method = "supervised" if given.supervised else given.method
         for seed in map(int, given.seeds.split(",")):
             for arm in chosen:

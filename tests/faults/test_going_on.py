@@ -42,6 +42,7 @@ OTHERS: tuple[Any, ...] = (
         "noise",
     ),
     *("x", 1.0, 0.0, 0, 1, "auto"),
+    *("new", "fixed", {"pictures": 5}, [{"size": 16, "epochs": 1.0}]),
 )
 
 
