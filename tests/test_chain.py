@@ -28,7 +28,7 @@ from smallview.settings import load_toml
 from smallview.stages import Stage, read_stages
 from smallview.training import checkpoint
 
-KILLS = 4
+KILLS = 3
 
 
 class Killed(BaseException):
