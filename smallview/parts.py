@@ -29,18 +29,18 @@ from smallview.networks.online_target import Branch, Networks
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
-from smallview.schedules import Schedule
+from smallview.schedules import SPAN, Schedule
 from smallview.seeds import derive, generator
 from smallview.training.cost import forget_peak, training_flops
 from smallview.training.handover import Ended, take_over_state
 from smallview.training.loop import StepReport, train, train_step
 from smallview.training.memory import passes_for
-from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe
+from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe, starved
 from smallview.training.prefetch import ahead
 from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
-from smallview.views.view import View
+from smallview.views.view import View, pixels
 
 WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 # views of so many steps wait; one more is being made, one is in use
@@ -280,6 +280,12 @@ def build(
     dtype = precision.dtype if config.dtype == "auto" or (config.probe and config.steps is None) else config.dtype
     if (layout, dtype) != (precision.layout, precision.dtype):
         precision = Precision(layout, dtype, "given")  # type: ignore[arg-type]
+    least = min(pixels(view.size, config.size, progress) for view in config.method.views for progress in SPAN)
+    if dtype == "bfloat16" and device.type == "cpu" and starved(net, pack.channels, least):
+        dtype = "float32"
+        reason = f"views of {least} px end in maps of one place, whose gradients are not to be trusted in bfloat16 on a CPU"
+        precision = Precision(precision.layout, "float32", reason)
+        say(f"float32: {reason}")
     config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
     return config, Parts(config, pack, fresh(precision), described, precision, device, maker, weights)
 

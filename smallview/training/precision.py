@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from smallview.errors import SmallviewError, UsageError
+from smallview.networks.modes import evaluating
 
 Layout = Literal["channels_first", "channels_last"]
 Format = Literal["float32", "bfloat16"]
@@ -99,6 +100,38 @@ def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) 
     layout = "channels_last" if last else "channels_first"
     products = f"{found[0]} on this CPU" if found else "no bfloat16 products here"
     return Precision(layout, dtype, f"rule for {device.type}: {kind} -> {layout}; {products} -> {dtype}")
+
+
+@torch.no_grad()
+def starved(encoder: nn.Module, in_channels: int, side: int) -> bool:
+    """Whether a convolution with a stride sees a map of a single place when views have this side.
+
+    In bfloat16 on a CPU the gradient of its weights is then made of memory that nobody has written (oneDNN as torch 2.14 has it): now and
+    then it is not finite, and else it is wrong without a sign.
+
+    Example:
+        >>> two = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+        >>> starved(two, 3, 2), starved(two, 3, 4)
+        (True, False)
+    """
+    found = False
+
+    def look(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal found
+        found |= isinstance(layer, nn.Conv2d) and max(layer.stride) > 1 and min(inputs[0].shape[-2:]) == 1
+
+    hooks = [m.register_forward_pre_hook(look) for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+    like = next(encoder.parameters(), torch.zeros(1))
+    try:
+        with (
+            evaluating(encoder),
+            suppress(RuntimeError, ValueError, AssertionError),
+        ):  # what cannot be seen at all is told elsewhere
+            encoder(torch.zeros(2, in_channels, side, side, dtype=like.dtype, device=like.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def probe(step: Callable[[Precision], None], device: torch.device, rounds: int = 3) -> Precision:

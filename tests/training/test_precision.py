@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from smallview.errors import SmallviewError
 from smallview.networks.encoders import build_encoder
 from smallview.run import pretrain
 from smallview.settings import load_toml
-from smallview.training.precision import WORKSPACE, Precision, fixed_rule, nondeterministic, numerics
+from smallview.training.precision import WORKSPACE, Precision, fixed_rule, nondeterministic, numerics, starved
 
 CPU = torch.device("cpu")
 RULE = [
@@ -129,3 +130,25 @@ def test_float32_means_24_bits_in_products_and_convolutions() -> None:
                 exact = work(one, other)
                 far = float((work(one.float(), other.float()).double() - exact).norm() / exact.norm())
                 assert (1e-5 < far < 1e-2) if tf32 else far < 2e-6, (work, tf32, far)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "so"),
+    [("dense_small", 4, True), ("dense_small", 6, False), ("dense_small", 8, False), ("resnet18", 8, True)],
+)
+def test_strided_convolutions_of_a_single_place_are_found(name: str, side: int, so: bool) -> None:
+    net, _ = build_encoder(name, size=max(side, 8), stem="small" if name == "dense_small" else "standard")
+    assert starved(net, 3, side) == so
+    assert net.training
+
+
+def test_small_views_are_trained_in_float32_for_bfloat16_has_gradients_from_memory_that_nobody_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
+    given: dict[str, Any] = {"epochs": 1, "batch_size": 20, "threads": 1, "sets": {"dtype": "bfloat16"}}
+    small = pretrain(pictures, out=tmp_path / "small", resolution="0.5", **given).path
+    assert "float32: views of 4 px" in capsys.readouterr().err
+    assert load_toml(small / "run.toml")["dtype"] == "float32"
+    plain = pretrain(pictures, out=tmp_path / "plain", **given).path
+    assert load_toml(plain / "run.toml")["dtype"] == "bfloat16"
