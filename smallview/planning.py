@@ -221,7 +221,5 @@ def _verdict(count: int, minutes: float, memory: float | None, proposals: list[P
             f"in {minutes:g} minutes each of {count:,} pictures is seen {first.seen:.1f} times, too seldom to learn much: take about "
             f"{math.ceil(need):,} minutes, a smaller --size, or fewer pictures (--subset 10%)"
         ), False
-    return (
-        f"pretraining fits: {first.name} first; in {minutes:g} minutes each of {count:,} pictures is seen about {first.seen:.0f} times",
-        True,
-    )
+    seen = f"{minutes:g} minutes each of {count:,} pictures is seen about {first.seen:.0f} times"
+    return f"pretraining fits; by the first recipe, {first.name}, in {seen}", True
