@@ -24,7 +24,7 @@ from smallview import ledger
 from smallview.recipes import EXPERIMENT, KNOWN, ranked
 
 Pair = tuple[Any, Any]
-JUDGED = {"linear": "linear ", "knn20": "knn20 ", "lowshot": "lowshot 5 a class, ridge"}
+JUDGED = {"linear": "linear ", "knn20": "knn20 ", "lowshot": "lowshot 5 a class ridge"}
 
 
 def sets(name: str) -> tuple[Any, Pair, Pair]:
