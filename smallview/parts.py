@@ -113,7 +113,7 @@ class Parts:
 
     def epochs_224(self, epochs: float) -> float | None:
         """Passes over all the pictures at 224 px with the whole encoder that so many of these, which may be over a part of them, would pay
-        for; None where no shape tells it.
+        for; None where the encoder takes no pictures of 224 px, or only real ones.
 
         Source: how S3L's schedules are compared (Cao and Wu, 2021).
         """
@@ -128,7 +128,7 @@ class Parts:
                     whole = build_encoder(config.encoder, in_channels=channels, size=config.size, stem=config.stem)[0]
             there = cost(online=Branch(whole, nn.Identity()), size=224)
             return epochs * self.part * cost(online=Branch(own, nn.Identity()), size=config.size) / there
-        except (RuntimeError, NotImplementedError, AssertionError, ValueError):
+        except (RuntimeError, AssertionError, ValueError):  # as encoders refuse a size, see count_features
             return None
 
     def memory(self) -> int:

@@ -29,6 +29,15 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch, and the caller's number afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cache of the test's own, and one thread."""
     monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))

@@ -28,6 +28,8 @@ from smallview.settings import load_toml
 from smallview.stages import Stage, read_stages
 from smallview.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("desk", "one_thread")
+
 KILLS = 3
 
 
@@ -42,14 +44,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMALLVIEW_CACHE", str(desk / "cache"))
         yield desk
-
-
-@pytest.fixture(autouse=True)
-def one_thread(desk: Path) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pictures(n: int = 48) -> np.ndarray:

@@ -27,6 +27,8 @@ from smallview.config import RunConfig
 from smallview.errors import DataError, LockedError, StoppedError, UsageError
 from smallview.settings import dump_toml, from_tables, load_toml
 
+pytestmark = pytest.mark.usefixtures("desk", "one_thread")
+
 # one of each kind of state and of draws: none, a queue, a target, candidates, patches, slices
 METHODS = ("simclr", "moco_v2", "byol", "simo", "simclr_one_patch", "lejepa")
 KILLS = {"simclr": 10, "moco_v2": 5, "byol": 5, "simo": 5}
@@ -46,14 +48,6 @@ def server(desk: Path) -> Iterator[Server]:
     server = Server(desk)
     yield server
     server.close()
-
-
-@pytest.fixture(autouse=True)
-def one_thread(desk: Path) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pictures(n: int = 64) -> np.ndarray:
