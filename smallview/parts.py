@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from statistics import fmean, median_high
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview import collectives
-from smallview.config import RunConfig, steps_per_epoch
+from smallview.config import RunConfig
 from smallview.data.loading import batches, channel_statistics, share
 from smallview.data.pack import Pack
 from smallview.errors import UsageError
@@ -33,7 +32,7 @@ from smallview.schedules import SPAN, Schedule
 from smallview.seeds import derive, generator
 from smallview.training.cost import forget_peak, training_flops
 from smallview.training.handover import Ended, take_over_state
-from smallview.training.loop import StepReport, train, train_step
+from smallview.training.loop import train_step
 from smallview.training.memory import passes_for
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe, starved
 from smallview.training.prefetch import ahead
@@ -42,7 +41,6 @@ from smallview.views.making import ViewMaker
 from smallview.views.streams import OnStream
 from smallview.views.view import View, pixels
 
-WARMUP_STEPS, CALIBRATION_STEPS = 2, 6
 # views of so many steps wait; one more is being made, one is in use
 DEPTH = 2
 SLOTS = DEPTH + 2
@@ -356,50 +354,3 @@ def patches_of(pack: Pack, config: RunConfig, encoder: EncoderConfig, device: to
         return torch.stack(cuts, 1).flatten(0, 1).to(device)
 
     return cut
-
-
-def calibrate(parts: Parts, minutes: float, say: Say) -> int:
-    """Steps that fit the minutes, from `seconds_of_step`."""
-    config = parts.config
-    step = seconds_of_step(parts)
-    steps = max(1, int(60.0 * minutes / step))
-    epochs = steps / steps_per_epoch(len(parts.pack), config.batch_size)
-    say(f"{1000 * step:.0f} ms a step: {steps:,} steps ({epochs:.1f} epochs) fit {minutes:g} minutes; fixed from here on")
-    return steps
-
-
-def seconds_of_step(parts: Parts, most: float = 20.0) -> float:
-    """What a step takes: a few real ones on a copy of the state are timed, for `most` seconds or little more, and the run is not touched.
-
-    Where views change their size, the timed steps lie evenly over the training and their mean counts.
-    """
-    config = parts.config
-    state = copy.deepcopy(parts.state.networks)
-    trial = TrainState(state, config.optimizer.build(state, parts.device), dict(parts.state.bank))
-    steady = all(view.size is None or isinstance(view.size, (int, float)) for view in config.method.views)
-    times: list[float] = []
-
-    def on_step(report: StepReport) -> bool:
-        times.append(report.seconds)
-        return steady and len(times) > WARMUP_STEPS and sum(times) > most and collectives.world() == 1
-
-    train(
-        trial,
-        config.method,
-        views_ahead(parts.maker, config.batch_size, trial_batches(parts)),
-        total_steps=WARMUP_STEPS + CALIBRATION_STEPS,
-        lr=0.0,
-        seed=config.seed,
-        precision=parts.precision,
-        device=parts.device,
-        on_step=on_step,
-    )
-    return float(collectives.tell(str((median_high if steady else fmean)(times[WARMUP_STEPS:]))))
-
-
-def trial_batches(parts: Parts) -> Iterator[Batch]:
-    """The batches that calibrate times: after the warm-up, each from the middle of an equal part of the training."""
-    config, count = parts.config, WARMUP_STEPS + CALIBRATION_STEPS
-    for batch in batches(len(parts.pack), config.batch_size, config.seed, 0, count):
-        part = max(0.0, (batch.step - WARMUP_STEPS + 0.5) / CALIBRATION_STEPS)
-        yield replace(batch, progress=config.span[0] + (config.span[1] - config.span[0]) * part)

@@ -21,11 +21,12 @@ from smallview.data.sources import Source, open_source
 from smallview.data.subsets import taken
 from smallview.errors import UsageError
 from smallview.foregrounds import foregrounds_of
-from smallview.parts import build, seconds_of_step
+from smallview.parts import build
 from smallview.pictures import decoded
 from smallview.recipes import FEWEST, LEAST_SEEN, METRIC, Evidence, Recipe, Task, evidence, ranked
 from smallview.seeds import generator
 from smallview.settle import kept_threads, picture_side, settle
+from smallview.timing import seconds_of_step
 from smallview.training.cost import peak_memory
 from smallview.training.precision import keep_big_blocks, numerics
 

@@ -28,10 +28,11 @@ from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import write_text
 from smallview.foregrounds import Masks, check_same_masks, foregrounds_of
 from smallview.networks.encoders import load_encoder, save_encoder
-from smallview.parts import Parts, build, calibrate, seconds_of_step
+from smallview.parts import Parts, build
 from smallview.pictures import changed_pictures, decoded, record_pictures, telling
 from smallview.records import Foregrounds, Row
 from smallview.settings import from_tables, load_toml, to_tables
+from smallview.timing import calibrate, seconds_of_step
 from smallview.training import checkpoint
 from smallview.training.cost import forward_macs, peak_memory
 from smallview.training.handover import Ended

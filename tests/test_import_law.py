@@ -22,7 +22,7 @@ LEVELS = (
     ("presets", "training", "output"),
     ("config", "explain", "recipes", "findings"),
     ("settle", "parts", "pictures", "foregrounds", "choosing"),
-    ("continuing", "online", "foresight"),
+    ("continuing", "online", "foresight", "timing"),
     ("beside", "account"),
     ("single",),
     ("chain",),
