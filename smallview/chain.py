@@ -26,7 +26,7 @@ from smallview.evaluation.features import recalibrate, weights_hash
 from smallview.files import jsonl_line, write_text
 from smallview.foresight import check_chain
 from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
-from smallview.pictures import changed_pictures, decoded
+from smallview.pictures import changed_pictures, changed_source, decoded, record_source
 from smallview.single import Call, Link, Run, Start, as_it_is, run_training
 from smallview.training.cost import forward_macs
 from smallview.training.handover import Ended
@@ -53,7 +53,8 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
         with torch.random.fork_rng(devices=[]):
             check_chain(config, source, call.encoder, start.batch_given)
     if leads and not start.began:
-        write_config(folder, config, {"pictures": len(source)})
+        write_config(folder, config, {"pictures": len(source), "fingerprint": source.fingerprint or ""})
+        record_source(folder, source)
     wait_for_all()
     command = call.command
     of_stage = replace(call, command=None if command is None else lambda _: command(folder))
@@ -64,6 +65,8 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
         settings = stage_settings(config, k)
         link = _link(config, places, k, call.encoder)
         begun = _told((place / "run.toml").exists())
+        if k and not begun and link.data_of is None:
+            link = replace(link, changed=in_turn(lambda: changed_source(folder, source, call.accept_data_change)))
         if leads:
             place.mkdir(parents=True, exist_ok=True)
             stored = stored_config(place)

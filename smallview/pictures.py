@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
 
 from smallview.config import RunConfig, smallest_side
 from smallview.data.changes import difference, inventory, read_inventory, write_inventory
@@ -114,12 +117,35 @@ def changed_pictures(folder: Path, source: Source, pack: Pack, accept: bool) -> 
     before = read_inventory(folder / INVENTORY)
     told = "" if before is None else str(difference(before, inventory(source, pack.index)))
     told = told or f"{recorded.get('pictures', '?')} then, {len(pack):,} now, with other content"
-    if not accept:
-        raise DataError(
-            f"the pictures changed since {folder} began: {told}; bring the old ones back to go on, "
-            "add --accept-data-change to go on with these, or --fresh to start anew"
-        )
-    return told
+    return told if accept else _refuse(folder, told)
+
+
+def changed_source(folder: Path, source: Source, accept: bool) -> str:
+    """In what all the pictures of a source differ, by name, size and time, from those that `record_source` kept; empty where they do not.
+
+    Raises:
+        DataError: they differ, and that is not accepted.
+    """
+    if (
+        source.fingerprint is not None
+        and load_toml(folder / "run.toml").get("recorded", {}).get("fingerprint") == source.fingerprint
+    ):
+        return ""
+    before = read_inventory(folder / INVENTORY)
+    told = "" if before is None else str(difference(before, inventory(source, np.arange(len(source)))))
+    return told if not told or accept else _refuse(folder, told)
+
+
+def record_source(folder: Path, source: Source) -> None:
+    """Keep in the folder what `changed_source` compares with."""
+    write_inventory(inventory(source, np.arange(len(source))), folder / INVENTORY)
+
+
+def _refuse(folder: Path, told: str) -> NoReturn:
+    raise DataError(
+        f"the pictures changed since {folder} began: {told}; bring the old ones back to go on, "
+        "add --accept-data-change to go on with these, or --fresh to start anew"
+    )
 
 
 def record_pictures(folder: Path, source: Source, pack: Pack, config: RunConfig) -> None:

@@ -81,6 +81,7 @@ class Call:
 class Link:
     """A training as stage `number` of `count`, from 1, of a run with this seed, whose pictures are packed once for all stages, and whose
     encoder is made for pictures of `size`. before: the stage that it takes over from. data_of: the folder of one that saw the same pictures.
+    changed: where there is none, in what all the pictures differ from those that the run began with.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Link:
     size: int
     before: Ended | None
     data_of: Path | None = None
+    changed: str = ""
 
     @property
     def name(self) -> str:
@@ -150,7 +152,9 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
         )
     origin = start.origin
     data_of = folder if began else origin.folder if origin is not None else None if link is None else link.data_of
-    changed = "" if data_of is None else changed_pictures(data_of, source, pack, call.accept_data_change)
+    changed = "" if link is None else link.changed
+    if data_of is not None:
+        changed = changed_pictures(data_of, source, pack, call.accept_data_change)
     if began and finished(folder):
         return as_it_is(folder, call.encoder, say)
     config = _batch_that_fits(config, pack, source, start)
@@ -173,7 +177,7 @@ def run_training(source: Source, start: Start, call: Call) -> Run:
         at = 0 if loaded is None else loaded[0]
         if changed:
             say(
-                f"the pictures changed since {data_of} began: {changed}; going on with them as they are now, as run.toml records"
+                f"the pictures changed since {data_of or 'the run'} began: {changed}; going on with them as they are now, as run.toml records"
             )
             changed = f"step {at}: {changed}"
         forecast = _forecast(parts, steps, say) if not began and start.origin is None else {}

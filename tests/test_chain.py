@@ -247,16 +247,20 @@ def test_other_stages_are_another_run(whole: Path) -> None:
         staged(whole, "8x2,16x2")
 
 
-def test_pictures_that_change_between_two_stages_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [(None, None), (Subset(pictures=30), Subset(pictures=40))])
+def test_pictures_that_change_between_two_stages_are_told(
+    parts: tuple[Subset | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = (Stage(8, epochs=1.0, subset=parts[0]), Stage(16, epochs=1.0, subset=parts[1]))
     with monkeypatch.context() as patch:
         patch.setattr(chain.Ended, "of", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            staged(tmp_path / "run")
+            staged(tmp_path / "run", stages)
     changed = pictures()
     changed[3] = 255 - changed[3]
     with pytest.raises(DataError, match="the pictures changed since"):
-        staged(tmp_path / "run", data=changed)
-    path = staged(tmp_path / "run", data=changed, accept_data_change=True)
+        staged(tmp_path / "run", stages, data=changed)
+    path = staged(tmp_path / "run", stages, data=changed, accept_data_change=True)
     assert load_toml(stages_of(path)[1] / "run.toml")["recorded"]["data_changes"] == ["step 0: 1 changed (03)"]
 
 
