@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smallview.config import mathematics
+from smallview.config import RunConfig, mathematics
 from smallview.continuing import stored_config
 from smallview.errors import UsageError
 from smallview.evaluation.comparison import COSTS, Cell, Comparison, Trained, cost_text
 from smallview.evaluation.comparison import compare as compared
 from smallview.records import Row
 from smallview.settings import diff
+from smallview.stages import write_stages
 from smallview.training.log import read_jsonl
 
 MOST_TOLD = 3
@@ -31,6 +32,8 @@ def read_trained(folders: Sequence[str | Path]) -> list[Trained]:
     if len({place.resolve() for place in places}) < len(places):
         raise UsageError("a run is named twice; wanted each once")
     told: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []
+    kinds: list[dict[str, Any]] = []
+    shorts: list[dict[str, Any]] = []
     for place in places:
         path = place / "summary.json"
         if not path.is_file():
@@ -45,14 +48,15 @@ def read_trained(folders: Sequence[str | Path]) -> list[Trained]:
         config = stored_config(place) if (place / "run.toml").is_file() else None
         if config is None:  # trained with labels: one of a kind but for its seed
             tables: dict[str, Any] = {"preset": method, "encoder": _architecture(place)}
+            short = tables
         else:
             tables = {k: v for k, v in mathematics(config).items() if k != "seed"}
+            short = _in_short(config, tables)
         told.append((place, {"seed": seed, "cost": cost, "method": method}, tables))
-    kinds: list[dict[str, Any]] = []
-    for _, _, tables in told:
         if tables not in kinds:
             kinds.append(tables)
-    names = _names(kinds)
+            shorts.append(short)
+    names = _names(shorts)
     out = []
     for place, summary, tables in told:
         rows = tuple(Row(**record) for record in read_jsonl(place / "rows.jsonl")) if (place / "rows.jsonl").exists() else ()
@@ -65,6 +69,14 @@ def read_trained(folders: Sequence[str | Path]) -> list[Trained]:
             )
         taken[one.group, one.seed] = one.name
     return out
+
+
+def _in_short(config: RunConfig, tables: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a name tells them: stages and subset first, in a word each, and not what follows from the stages."""
+    subset = "all" if config.subset is None else str(config.subset)
+    told = {"stages": write_stages(config.stages) or "none", "subset": subset}
+    follows = {"epochs"} if config.stages else set()
+    return {**told, **{name: value for name, value in tables.items() if name not in {*told, *follows}}}
 
 
 def _architecture(place: Path) -> str:
@@ -81,7 +93,10 @@ def _names(kinds: Sequence[dict[str, Any]]) -> list[str]:
     out = []
     for i, (name, kind) in enumerate(zip(short, kinds, strict=True)):
         first = kinds[short.index(name)]
-        lines = [] if kind is first else [line for line in diff(first, kind)]
+        # what is "auto" in a run of stages, each stage settles for itself
+        lines = (
+            [] if kind is first else [line for line in diff(first, kind) if '"auto"' not in line and "-> absent" not in line]
+        )
         told = "; ".join(
             line.replace(": ", " ", 1).split(" -> ")[0].split(" ")[0] + "=" + line.split(" -> ")[1]
             for line in lines[:MOST_TOLD]

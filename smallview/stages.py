@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from smallview.data.subsets import Subset
@@ -62,6 +62,27 @@ class Stage:
             raise ValueError(f"depth is {self.depth}; wanted 1 or more stages of the encoder")
         if self.batch_size is not None and not 2 <= self.batch_size <= 2**20:
             raise ValueError(f"batch_size is {self.batch_size}; wanted 2 or more pictures")
+
+
+def write_stages(stages: Sequence[Stage]) -> str:
+    """Stages as `read_stages` takes them, with the names of what else they have of their own.
+
+    Example:
+        >>> write_stages([Stage(16, share=0.7, depth=3), Stage(32, share=0.3, lr=0.1)])
+        '16x70% depth 3, 32x30% own lr'
+    """
+    return ", ".join(_written(stage) for stage in stages)
+
+
+def _written(stage: Stage) -> str:
+    length = f"{stage.epochs:g}" if stage.epochs is not None else f"{100.0 * (stage.share or 0.0):g}%"
+    more = []
+    for field in fields(stage):
+        value = getattr(stage, field.name)
+        if field.name not in ("size", "epochs", "share") and value != field.default:
+            plain = isinstance(value, (int, str, Subset))
+            more.append(f"{field.name} {value}" if plain else f"own {field.name}")
+    return " ".join([f"{stage.size}x{length}", *more])
 
 
 def read_stages(text: str) -> tuple[Stage, ...]:

@@ -130,6 +130,10 @@ def test_runs_of_a_sweep_are_compared_by_seed(tmp_path: Path) -> None:
     other = smallview.pretrain(x, "simclr", out=tmp_path / "warm", quiet=True, sets={"optimizer.lr": 0.01}, **GIVEN)
     smallview.evaluate(other.path, (x, y), data(30, 1), "linear", threads=1, cache=False)
     assert compare([*folders, other.path]).groups[2] == "simclr (optimizer.lr=0.01)"
+    grown = {name: value for name, value in GIVEN.items() if name not in ("epochs", "minutes")}
+    staged = smallview.pretrain(x, "simclr", out=tmp_path / "staged", quiet=True, stages="8x1,16x1", subset="50%", **grown)
+    smallview.evaluate(staged.path, (x, y), data(30, 1), "linear", threads=1, cache=False)
+    assert compare([folders[0], staged.path]).groups[1].startswith('simclr (stages="8x1, 16x1"; subset="50%"')
     with pytest.raises(UsageError, match="twice"):
         compare([folders[0], folders[0]])
     with pytest.raises(UsageError, match="no finished run"):

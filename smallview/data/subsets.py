@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,23 @@ class Subset:
             raise ValueError(f"fraction is {self.fraction:g}; wanted a part of all pictures, above 0 and at most 1")
         if self.chosen_by is not None and (self.per_class is not None or self.classes is not None):
             raise ValueError("chosen_by goes with pictures or fraction, for it looks at no label")
+
+    def __str__(self) -> str:
+        """As `read_subset` takes it, and what that cannot say.
+
+        Example:
+            >>> print(Subset(fraction=0.1, equal_steps=True), read_subset("20classes:5000"))
+            10% in equal steps 20classes:5000
+        """
+        many = str(self.pictures) if self.pictures is not None else None
+        if self.classes is not None:
+            many = f"{self.classes}classes" + (f":{many}" if many else "")
+        elif self.fraction is not None:
+            many = f"{100.0 * self.fraction:g}%"
+        elif self.per_class is not None:
+            many = f"{self.per_class}/class"
+        chosen = "" if self.chosen_by is None else f" chosen by {Path(self.chosen_by).name}"
+        return f"{many}{chosen}" + " in equal steps" * self.equal_steps
 
     def count(self, n: int) -> int:
         """How many of n pictures, where classes do not decide."""
