@@ -1,0 +1,85 @@
+"""EqCo: a margin in the loss makes the number of negatives irrelevant.
+
+    SMALLVIEW_DATA=... python experiments/claims/eqco.py --out runs/claims     # 20 runs
+    python experiments/claims/eqco.py --scale miniature
+
+SiMo (MoCo v2's views and target, keys of the same batch) with K random negatives a query, with the margin for alpha = 256 and without. Beside the
+accuracy stand what the last weights make of 256 test pictures with K negatives each: the bound log(1 + alpha) - loss on the mutual
+information (with K in alpha's place where there is no margin), and the gradient on the positive similarity times the temperature, 1 - p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from grid import Arm, Claim, Pictures, Scale, linear_and_knn, main
+
+from smallview.assess import opened
+from smallview.continuing import stored_config
+from smallview.data.packing import open_pack
+from smallview.data.sources import open_source
+from smallview.objectives import EqCo
+from smallview.records import Batch
+from smallview.views.making import ViewMaker
+from smallview.views.view import View
+
+ALPHA, PICTURES = 256, 256
+
+
+def arms(scale: Scale) -> Sequence[Arm]:
+    """K and the margin."""
+    every = scale.batch_size - 1
+    counts = {str(k): k for k in (1, 4, 16, 64) if k < every} | {"all": every}
+    margins = {"margin": {}, "none": {"method.objective.contrastive.loss.margin": "NoMargin()"}}
+    return [
+        Arm(
+            f"K = {called}, {'with' if name == 'margin' else 'without'} the margin",
+            "simo",
+            {},
+            {"method.negatives.per_query": k, **sets},
+        )
+        for name, sets in margins.items()
+        for called, k in counts.items()
+    ]
+
+
+def bound_and_gradient(run: Path, data: Pictures, scale: Scale) -> dict[str, float]:
+    """The accuracies, the bound in nats, and the mean of 1 - p of the positive."""
+    rows = linear_and_knn(run, data, scale)
+    config, subject = stored_config(run), opened(run)
+    assert config is not None and subject.projector is not None, "the run is finished and has its checkpoint"
+    loss = config.method.objective["contrastive"].loss
+    k = config.method.negatives.per_query
+    pack = open_pack(open_source(data.test[0][:PICTURES]), short_side=scale.size, threads=config.threads)
+    maker = ViewMaker(pack, (View(), View()), subject.config.size, subject.config.mean, subject.config.std, seed=0)
+    views = maker(Batch(np.arange(len(pack)), epoch=0, step=0))
+    with torch.no_grad():
+        query, key = (F.normalize(subject.projector(subject.encoder(torch.as_tensor(v.images))).float(), dim=1) for v in views)
+    similarity = query @ key.T / loss.temperature
+    b = len(similarity)
+    others = np.random.default_rng(0)
+    drawn = torch.tensor(np.stack([(i + 1 + others.permutation(b - 1)[:k]) % b for i in range(b)]))
+    weight = loss.margin.alpha / drawn.shape[1] if isinstance(loss.margin, EqCo) else 1.0
+    negatives = similarity.gather(1, drawn).logsumexp(1) + math.log(weight)
+    p = torch.sigmoid(similarity.diagonal() - negatives)
+    alpha = weight * drawn.shape[1]
+    return {**rows, "bound": math.log(1.0 + alpha) + float(p.log().mean()), "gradient": float((1.0 - p).mean())}
+
+
+CLAIM = Claim(
+    "eqco",
+    "The number of negatives",
+    "EqCo's margin makes accuracy independent of the number of negatives (Zhu et al., 2020).",
+    arms,
+    against="K = all, with the margin",
+    columns={"linear %": "linear", "kNN %": "knn20", "bound, nats": "bound", "1 - p": "gradient"},
+    judge=bound_and_gradient,
+)
+
+if __name__ == "__main__":
+    main(CLAIM)
