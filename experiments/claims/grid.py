@@ -290,6 +290,7 @@ def main(claim: Claim) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path = given.ledger or out / "ledger.jsonl"
         whole = run_all(claim, scale, arms, seeds, out, path, time.monotonic() + 60.0 * given.minutes)
-        print(table(claim, ledger.read(path, claim.experiment)), end="")
+        if path.exists():
+            print(table(claim, ledger.read(path, claim.experiment)), end="")
         if not whole:
             sys.exit(STOPPED)
