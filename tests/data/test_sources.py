@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,13 +177,14 @@ def test_a_closed_folder_is_named(photos: Photos, monkeypatch: pytest.MonkeyPatc
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    source = open_source(folder)
-    assert list(source.names) == ["a.png"]
-    assert [(bad.name, bad.reason) for bad in source.bad] == [("closed", "folder cannot be listed: Permission denied")]
-    monkeypatch.setattr(os, "scandir", lambda path: scandir(b"closed"))
-    with pytest.raises(DataError, match="cannot be listed: Permission denied"):
-        open_source(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        source = open_source(folder)
+        assert list(source.names) == ["a.png"]
+        assert [(bad.name, bad.reason) for bad in source.bad] == [("closed", "folder cannot be listed: Permission denied")]
+        patch.setattr(os, "scandir", lambda path: scandir(b"closed"))
+        with pytest.raises(DataError, match="cannot be listed: Permission denied"):
+            open_source(folder)
 
 
 def test_a_folder_that_may_be_read_but_not_entered_is_named(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,14 +201,18 @@ def test_a_folder_that_may_be_read_but_not_entered_is_named(photos: Photos, monk
         def stat(self, **_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(
-        os, "scandir", lambda path: [Refused(entry) if path.rstrip(b"/").endswith(b"closed") else entry for entry in real(path)]
-    )
-    source = open_source(folder)
-    assert list(source.names) == ["a.png", "open/d.png"]
-    assert [(bad.name, bad.reason) for bad in source.bad] == [("closed", "folder cannot be listed: Permission denied")]
-    with pytest.raises(DataError, match="closed cannot be listed: Permission denied"):
-        open_source(folder / "closed")
+    def scandir(path: str | bytes) -> list[Any]:
+        with real(path) as entries:
+            closed = os.fsencode(path).rstrip(b"/").endswith(b"closed")
+            return [Refused(entry) if closed else entry for entry in entries]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        source = open_source(folder)
+        assert list(source.names) == ["a.png", "open/d.png"]
+        assert [(bad.name, bad.reason) for bad in source.bad] == [("closed", "folder cannot be listed: Permission denied")]
+        with pytest.raises(DataError, match="closed cannot be listed: Permission denied"):
+            open_source(folder / "closed")
 
 
 def test_many_files_are_listed_quickly(tmp_path: Path) -> None:
