@@ -26,6 +26,7 @@ _PLACES = {
     "SmallviewError": "smallview.errors",
     "StoppedError": "smallview.errors",
     "View": "smallview.views.view",
+    "SelfSupervisedEncoder": "smallview.estimator",
 }
 __all__ = ["__version__", *_PLACES]
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from smallview.comparing import compare as compare
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
+    from smallview.estimator import SelfSupervisedEncoder as SelfSupervisedEncoder
     from smallview.exporting import export as export
     from smallview.planning import plan as plan
     from smallview.presets import method as method

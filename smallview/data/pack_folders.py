@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -26,11 +27,25 @@ _OURS = re.compile(
     r"lock|journal|meta(\.copy)?\.json|data-\d{5,}\.(bin|npy)|pixels\.bin|(heights|widths|index|labels)\.npy"  # the last: format 1
 )
 
+_instead: ContextVar[Path | None] = ContextVar("cache folder instead", default=None)
+
+
+@contextlib.contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """What is cached inside goes to this folder: for pictures that nobody will ask for again."""
+    token = _instead.set(folder)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
 
 def cache_folder(cache: Path | None = None) -> Path:
-    """Where packs are kept: `cache`, or $SMALLVIEW_CACHE, or smallview/ in $XDG_CACHE_HOME or ~/.cache."""
+    """Where packs are kept: `cache`, or what `cache_in` says, or $SMALLVIEW_CACHE, or smallview/ in $XDG_CACHE_HOME or ~/.cache."""
     if cache is not None:
         return Path(cache)
+    if (instead := _instead.get()) is not None:
+        return instead
     if own := os.environ.get("SMALLVIEW_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
