@@ -24,16 +24,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from smallview.beside import BAD
+from smallview.config import smallest_side
 from smallview.data.pack_folders import cache_in
-from smallview.data.sources import Source
+from smallview.data.packing import open_pack
+from smallview.data.sources import Source, open_source
 from smallview.data.tables import Range, Shape, as_bytes, check_range, far_outside, range_of, shape_of_row
 from smallview.errors import DataError, StoppedError
-from smallview.evaluation.features import extract
+from smallview.evaluation.features import extract, recalibrate
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.files import read_jsonl
 from smallview.networks.encoders import load_encoder
+from smallview.parts import fresh_encoder
 from smallview.run import pretrain
-from smallview.settle import kept_threads, thread_count
+from smallview.settle import kept_threads, settle, thread_count
 from smallview.single import Run
 
 MOST_SEEDS = 2**31
@@ -50,9 +53,9 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     the smallest and the largest that fit saw. What lies outside later is cut off, and a warning tells of another scale.
 
     method, encoder, size, epochs, minutes, batch_size, device: as in `pretrain`, whose defaults hold where they are None.
-    steps: the length, in steps; one of epochs, minutes and steps.
+    steps: the length, in steps; one of epochs, minutes and steps. epochs=0 is the untrained encoder, a floor to compare with.
     sets: settings at any depth by path, as in {"optimizer.lr": 0.001}.
-    weights_from: a run or encoder folder to start from; with epochs=0 nothing is trained, and it may be a name of timm's too.
+    weights_from: a run or encoder folder to start from; with epochs=0 to take as it is, and then it may be a name of timm's too.
     image_shape: (H, W) or (H, W, C) of a table's pictures, one of them perhaps -1. None: square gray ones, from 8 x 8 on, if no number
         is below 0; all else is refused.
     value_range: (black, white); None: found by fit, as above.
@@ -136,17 +139,20 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return wrapped
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Train an encoder on the pictures of X, or with epochs=0 take that of `weights_from`. y is not looked at."""
+        """Train an encoder on the pictures of X; with epochs=0 take that of `weights_from`, or an untrained one. y is not looked at."""
         given = [name for name in ("epochs", "minutes", "steps") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; wanted one of them, or none for 100 epochs")
         self.image_shape_, self.value_range_ = None, check_range(self.value_range)
         pictures = self._pictures(X, fitting=True)
-        threads = _threads(self.threads)
+        threads, seed = _threads(self.threads), self._seed()
         if self.epochs is not None and self.epochs == 0:
-            self._take_weights(threads)
+            if self.weights_from is not None:
+                self._take_weights(threads)
+            else:
+                with _one_at_a_time, _packs_of(pictures):
+                    self._untrained(pictures, seed, threads)
             return self
-        seed = self._seed()
         with _one_at_a_time, _packs_of(pictures), _folder(self.out) as folder:
             run = self._pretrained(pictures, folder, seed, threads)
             self.encoder_, self.encoder_config_ = load_encoder(run.path, into=run.encoder)
@@ -215,10 +221,7 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             raise KeyboardInterrupt(kept) from error
 
     def _take_weights(self, threads: int) -> None:
-        if self.weights_from is None:
-            raise ValueError(
-                "epochs is 0 and weights_from is None; wanted the run, encoder folder or timm name to take weights from"
-            )
+        assert self.weights_from is not None
         if isinstance(self.encoder, nn.Module):
             self.encoder_, self.encoder_config_ = load_encoder(self.weights_from, into=copy.deepcopy(self.encoder))
             self.cost_, self.seed_ = {}, 0
@@ -227,6 +230,19 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             self.encoder_, self.encoder_config_ = subject.encoder, subject.config
             self.cost_, self.seed_ = subject.cost, subject.seed
         self.history_, self.run_, self.threads_ = [], None, threads
+
+    def _untrained(self, pictures: Any, seed: int, threads: int) -> None:
+        """The encoder as its training would begin, with the BatchNorm statistics of the pictures: the floor of `evaluate`."""
+        given = {name: getattr(self, name) for name in ("method", "size", "batch_size", "device")}
+        source = open_source(pictures, labels=False)
+        config, _ = settle(pictures, source, {**given, "seed": seed, "threads": threads}, None, self.sets, self.encoder)
+        with kept_threads():
+            torch.set_num_threads(threads)
+            pack = open_pack(source, short_side=smallest_side(config), kind=config.pack, threads=threads)
+            net, self.encoder_config_ = fresh_encoder(config, pack, self.encoder)
+            self.encoder_ = recalibrate(net, self.encoder_config_, pack)
+        self.history_, self.cost_, self.run_ = [], {}, None
+        self.seed_, self.threads_ = seed, threads
 
     def _pictures(self, X: Any, *, fitting: bool) -> Any:
         """X as `open_source` takes it."""

@@ -181,28 +181,7 @@ def build(
         raise UsageError("trains is new and no stage stands before this training; wanted all, or --set stages.1.trains=new")
     for idle in config.method.idle():
         say(f"has no effect: {idle}")
-    if isinstance(encoder, nn.Module):
-        if config.depth is not None:
-            raise UsageError(
-                f"depth is {config.depth} and the encoder is a module of your own; wanted a named encoder, or the module cut"
-            )
-        net: nn.Module = copy.deepcopy(encoder)
-        described = describe(net, in_channels=pack.channels, size=config.size)
-    else:
-        if config.encoder.startswith("custom:"):
-            raise UsageError(
-                f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)"
-            )
-        net, described = build_encoder(
-            config.encoder,
-            in_channels=pack.channels,
-            size=made_for or config.size,
-            stem=config.stem,
-            seed=derive(config.seed, "encoder"),
-            depth=config.depth,
-        )
-        if made_for is not None and made_for != config.size:
-            described = replace(described, size=config.size, made_for=made_for)
+    net, described = fresh_encoder(config, pack, encoder, made_for, None if before is None else before.encoder)
     weights = None
     if config.weights_from is not None:
         weights = take_weights(net, described, config.weights_from)
@@ -211,8 +190,6 @@ def build(
         say(
             f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
         )
-    mean, std = channel_statistics(pack, config.seed) if before is None else (before.encoder.mean, before.encoder.std)
-    described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
     if pack.channels != 3 and any(
         (view.jitter and (view.saturation or view.hue)) or view.grayscale for view in config.method.views
     ):
@@ -286,6 +263,45 @@ def build(
         say(f"float32: {reason}")
     config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
     return config, Parts(config, pack, fresh(precision), described, precision, device, maker, weights)
+
+
+def fresh_encoder(
+    config: RunConfig,
+    pack: Pack,
+    encoder: str | nn.Module | None,
+    made_for: int | None = None,
+    before: EncoderConfig | None = None,
+) -> tuple[nn.Module, EncoderConfig]:
+    """The encoder that a run of these settings begins with, and its description with the normalisation of these pictures, or of `before`.
+
+    Raises:
+        UsageError: a module where none was passed, or one with a depth.
+    """
+    if isinstance(encoder, nn.Module):
+        if config.depth is not None:
+            raise UsageError(
+                f"depth is {config.depth} and the encoder is a module of your own; wanted a named encoder, or the module cut"
+            )
+        net: nn.Module = copy.deepcopy(encoder)
+        described = describe(net, in_channels=pack.channels, size=config.size)
+    else:
+        if config.encoder.startswith("custom:"):
+            raise UsageError(
+                f"the encoder is a module of your own ({config.encoder[7:]}); pass it: pretrain(data, encoder=module)"
+            )
+        net, described = build_encoder(
+            config.encoder,
+            in_channels=pack.channels,
+            size=made_for or config.size,
+            stem=config.stem,
+            seed=derive(config.seed, "encoder"),
+            depth=config.depth,
+        )
+        if made_for is not None and made_for != config.size:
+            described = replace(described, size=config.size, made_for=made_for)
+    mean, std = channel_statistics(pack, config.seed) if before is None else (before.mean, before.std)
+    described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
+    return net, described
 
 
 def take_weights(net: nn.Module, described: EncoderConfig, place: str) -> str:
