@@ -26,6 +26,7 @@ _PLACES = {
     "SmallviewError": "smallview.errors",
     "StoppedError": "smallview.errors",
     "View": "smallview.views.view",
+    "ViewLoader": "smallview.view_loader",
     "SelfSupervisedEncoder": "smallview.estimator",
 }
 __all__ = ["__version__", *_PLACES]
@@ -61,4 +62,5 @@ if TYPE_CHECKING:
     from smallview.sweeping import sweep as sweep
     from smallview.use import embed as embed
     from smallview.use import load as load
+    from smallview.view_loader import ViewLoader as ViewLoader
     from smallview.views.view import View as View

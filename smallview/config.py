@@ -6,7 +6,7 @@ Every setting that the user did not give carries the reason for its value.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from smallview.schedules import SPAN, Product, Schedule, over
 from smallview.seeds import derive
 from smallview.settings import apply_tables, load_toml, override, to_tables
 from smallview.stages import Stage, check_stages, read_stages, spans
-from smallview.views.view import pixels
+from smallview.views.view import View, pixels
 
 FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
 SMALL_SET = 2000
@@ -406,9 +406,15 @@ def mathematics(config: RunConfig) -> dict[str, Any]:
 
 def smallest_side(config: RunConfig) -> int:
     """The short side that packed pictures need: the smallest crop is still made from as many pixels as it ever shows."""
-    sides = [
-        max(pixels(view.size, config.size, progress) for progress in SPAN) / math.sqrt(view.scale[0])
-        for view in config.method.views
-    ]
     later = [smallest_side(stage_settings(config, k)) for k in range(len(config.stages))]
-    return max([math.ceil(max([*sides, config.size / 0.875])), *later])
+    return max([smallest_crop(config.method.views, config.size), math.ceil(config.size / 0.875), *later])
+
+
+def smallest_crop(views: Sequence[View], size: int) -> int:
+    """The short side of a picture whose smallest crop has as many pixels as the view made from it, in a run of this size.
+
+    Example:
+        >>> smallest_crop([View(scale=(0.25, 1.0)), View(scale=(0.1, 0.3), size=8)], 32)
+        64
+    """
+    return math.ceil(max(max(pixels(view.size, size, at) for at in SPAN) / math.sqrt(view.scale[0]) for view in views))

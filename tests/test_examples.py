@@ -97,3 +97,41 @@ def test_view_parameters_are_printed_and_replayed(capsys: pytest.CaptureFixture[
     assert "replayed to the bit: True" in printed
     (apart,) = re.findall(r"within (\S+)$", printed.strip())
     assert float(apart) < 1e-4
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, example: str, *arguments: str) -> str:
+    """What an example prints, run here, where a warning is an error too."""
+    monkeypatch.setattr(sys, "argv", [example, *arguments])
+    runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_views_and_loss_learn_in_ten_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = printed(capsys, monkeypatch, "views_and_loss.py", "--steps", "10")
+    first, last = (float(loss) for loss in re.findall(r"^step \d+  loss (\S+)$", told, re.MULTILINE))
+    assert last < first - 0.1
+    assert told.endswith("features (1797, 128)\n")
+
+
+@pytest.mark.usefixtures("apart")
+def test_few_labels_are_judged_beside_both_floors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("--steps", "10", "--draws", "2", "--encoder", "dense_small:8-16")
+    told = printed(capsys, monkeypatch, "classify_with_few_labels.py", *given)
+    figures = re.findall(r"^(raw pixels|untrained encoder|pretrained encoder) +(\S+) ± \S+$", told, re.MULTILINE)
+    assert len(figures) == 3 and all(float(figure) > 40 for _, figure in figures)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason='lightning is not installed: pip install ".[dev]"')
+def test_a_lightning_module_learns_in_ten_steps() -> None:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "lightning_module.py"), "--steps", "10"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    found = [float(loss) for loss in re.findall(r"^step \d+  loss (\S+)$", done.stdout, re.MULTILINE)]
+    assert found[-1] < found[0] - 0.1

@@ -27,7 +27,7 @@ LEVELS = (
     ("single",),
     ("chain",),
     (
-        *("run", "planning", "use", "assess", "comparing", "checking", "exporting"),
+        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader"),
         *("report_verdict", "report_parts", "report_pictures"),
     ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting"),

@@ -30,17 +30,18 @@ from smallview.records import Pictures
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def open_subject(what: str | Path | nn.Module, *, size: int | None = None, in_channels: int = 3) -> Judged:
+def open_subject(what: str | Path | nn.Module, *, size: int | None = None) -> Judged:
     """The encoder to judge, with how to feed it.
 
     A run or encoder folder says all itself; `size` shows it pictures of another one. A timm name means timm's pretrained weights, found
     on this machine only (nothing is downloaded). A module [B, C, S, S] -> [B, F] is fed pictures of `size` (default 32), normalised by
-    mean 0.5 and deviation 0.25.
+    mean 0.5 and deviation 0.25; C is what its first convolution takes, or 3.
 
     Raises:
         UsageError: none of these. SmallviewError: damaged or missing weights.
     """
     if isinstance(what, nn.Module):
+        in_channels = next((layer.in_channels for layer in what.modules() if isinstance(layer, nn.Conv2d)), 3)
         config = describe(what, in_channels=in_channels, size=size or 32)
         half = (0.5,) * in_channels, (0.25,) * in_channels
         return Judged(what, EncoderConfig(**{**vars(config), "mean": half[0], "std": half[1]}), type(what).__name__, 0, {})
