@@ -67,10 +67,20 @@ def evaluate(
     of the same classes by name, for `robust`. masks: of train and of test, a class for each pixel, for `dense`. weights: a file of
     weights for the named encoder; one that does not cover all of it is refused unless `partial`. size, stem: of an encoder that does
     not say them itself. leaks: look for test pictures that the training part has as well. cache: keep features between calls.
+    Each Row holds protocol, metric, value, both floors, interval, seed, counts, settings and cost; docs/evaluation.md says what they mean.
 
     Raises:
         DataError: data without labels or with other classes. UsageError: an unknown protocol or no encoder. SmallviewError: weights
             that changed while they were judged, or since the run that made them ended.
+
+    Example:
+        >>> import numpy as np
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> pictures = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
+        >>> train, test = (pictures[:30], [0, 1] * 15), (pictures[30:], [0, 1] * 5)
+        >>> rows = evaluate(net, train, test, "linear", size=8, cache=False)
+        >>> rows[0].metric, rows[0].n_train, rows[0].n_test, rows[0].floor_pixels is None
+        ('linear top-1 %', 30, 10, False)
     """
     chosen, values = choose_protocols(protocols), protocols_of(sets)
     threads, place = thread_count(threads), choose_device(device)

@@ -78,8 +78,13 @@ def pretrain(
     Several processes, launched by torchrun, train one run together: all of them make this call.
     command: what goes on with the run in a folder, for the message of a run that was stopped.
 
+    Returns:
+        Run: its folder, its rows so far, and the encoder on the CPU in evaluation mode, [B, C, H, W] normalised -> [B, F].
+
     Raises:
-        DataError, UsageError, LockedError, DivergedError, and StoppedError when it was stopped and saved.
+        UsageError: settings that cannot be meant, or that differ from those of the run in `out`. DataError: pictures that cannot be used,
+            or that changed since that run began. LockedError: another process uses `out`. DivergedError: numbers that stayed not
+            finite. StoppedError: Ctrl-C or SIGTERM, saved. All are SmallviewErrors.
 
     Example:
         >>> import numpy as np, tempfile

@@ -30,12 +30,20 @@ def _quiet(message: str) -> None:
 def embed(
     what: str | Path | nn.Module, data: Any, *, normalize: bool = False, size: int | None = None, threads: int | None = None
 ) -> npt.NDArray[np.float32]:
-    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said.
+    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said on stderr.
 
-    what: a run folder, an encoder folder, a timm name, or a module [B, C, S, S] -> [B, F].
+    what: a run folder, an encoder folder, the name of timm's weights on this machine, or a module [B, C, S, S] -> [B, F], which is fed
+    pictures of `size` (32), normalised by mean 0.5 and deviation 0.25. data: as for `pretrain`; of each picture one centre view.
+    normalize: rows of unit length. size: pixels of the view's side, where it is not the encoder's own.
 
     Raises:
-        DataError: data that cannot be used. UsageError: nothing that can embed.
+        DataError: data that cannot be used, or of another number of channels. UsageError: nothing that can embed. SmallviewError:
+            damaged weights.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> embed(net, np.zeros((5, 8, 8, 3), np.uint8), size=8).shape
+        (5, 4)
     """
     features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=thread_count(threads))
     for bad in pack.bad:
@@ -44,9 +52,22 @@ def embed(
 
 
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
-    """The encoder of a run or encoder folder in evaluation mode: [B, C, H, W] normalised -> [B, F].
+    """The encoder of a run or encoder folder in evaluation mode: float [B, C, H, W], normalised -> features [B, F].
 
-    Pictures in [0, 1] are normalised by the mean and std of encoder/config.json. A module of your own is passed as `into`.
+    Pixels in [0, 1] are normalised by the mean and std of encoder/config.json, one of each for a channel. into: a module of your own,
+    where the run trained one; its weights are replaced.
+
+    Raises:
+        UsageError: no run or encoder folder, an unfinished run, or a module of your own that was not passed. SmallviewError: damaged
+            files, or weights that do not fit.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from smallview import pretrain
+        >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
+        >>> run = pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=tempfile.mkdtemp(), quiet=True)
+        >>> load(run.path)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 16])
     """
     return load_encoder(path, into)[0]
 
