@@ -103,8 +103,9 @@ def test_tables_are_pictures_where_that_is_certain() -> None:
         np.testing.assert_array_equal(fitted.transform(rows), wanted)
     colour = tiny(image_shape=(8, 8, 3)).fit(PICTURES.reshape(20, -1))
     np.testing.assert_array_equal(colour.transform(PICTURES.reshape(20, -1)), tiny().fit(PICTURES).transform(PICTURES))
-    assert colour.fit(PICTURES).transform(PICTURES.reshape(20, -1)).shape == (20, 8)
-    assert not hasattr(colour, "n_features_in_")
+    of_arrays = tiny().fit(PICTURES)  # whose shape is known, and need not be guessed from a row
+    assert of_arrays.transform(PICTURES.reshape(20, -1)).shape == (20, 8)
+    assert not hasattr(colour.fit(PICTURES), "n_features_in_")
 
 
 @pytest.mark.parametrize(
