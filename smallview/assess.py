@@ -22,7 +22,7 @@ from smallview.evaluation.judge import judge
 from smallview.evaluation.labelled import supervised
 from smallview.evaluation.masks import read_masks
 from smallview.evaluation.protocols import choose_protocols, protocols_of
-from smallview.evaluation.subject import check_untouched, matched, open_labeled, open_part, open_subject, with_weights
+from smallview.evaluation.subject import check_untouched, matched, open_labeled, open_part, open_subject
 from smallview.files import check_folder, jsonl_line, write_text
 from smallview.networks.encoders import save_encoder
 from smallview.records import Row
@@ -49,7 +49,7 @@ def evaluate(
     shifted: Mapping[str, Any] | None = None,
     masks: tuple[Any, Any] | None = None,
     weights: str | Path | None = None,
-    partial: bool = False,
+    weights_coverage: float = 1.0,
     size: int | None = None,
     stem: str = "auto",
     threads: int | None = None,
@@ -65,7 +65,7 @@ def evaluate(
     or numbers float [N, D]; without any there is the protocol label_free alone. sets: settings of protocols by their path, as in
     {"linear_sgd.epochs": 30}. transfer: more (train, test) pairs by name, judged by the same protocols. shifted: more test parts
     of the same classes by name, for `robust`. masks: of train and of test, a class for each pixel, for `dense`. weights: a file of
-    weights for the named encoder; one that does not cover all of it is refused unless `partial`. size, stem: of an encoder that does
+    weights for the named encoder; one that has less than `weights_coverage` of its tensors is refused. size, stem: of an encoder that does
     not say them itself. leaks: look for test pictures that the training part has as well. cache: keep features between calls.
     Each Row holds protocol, metric, value, both floors, interval, seed, counts, settings and cost; docs/evaluation.md says what they mean.
 
@@ -87,7 +87,7 @@ def evaluate(
     rows: list[Row] = []
     with kept_threads():
         torch.set_num_threads(threads)
-        subject = opened(what, size=size, stem=stem, weights=weights, partial=partial, say=say)
+        subject = opened(what, size=size, stem=stem, weights=weights, weights_coverage=weights_coverage, say=say)
         rule = fixed_rule(subject.encoder, place, cpu_flags())
         needed = any(getattr(values, name).kinds for name in chosen)
         kept = FeatureCache.usual() if cache else FeatureCache(None)
@@ -148,7 +148,7 @@ def opened(
     size: int | None = None,
     stem: str = "auto",
     weights: str | Path | None = None,
-    partial: bool = False,
+    weights_coverage: float = 1.0,
     say: Say = _quiet,
 ) -> Judged:
     """The encoder to judge; of a run, checked to be the one that the run made, and with its projector.
@@ -156,12 +156,8 @@ def opened(
     Raises:
         UsageError: nothing that can be judged. DataError: weights that were changed since their run ended.
     """
-    if weights is not None:
-        subject, coverage = with_weights(what, weights, size=size, stem=stem, partial=partial)
-        say(coverage.sentence())
-        return subject
-    subject = open_subject(what, size=size)
-    if isinstance(what, nn.Module) or not (Path(what) / "run.toml").exists():
+    subject = open_subject(what, size=size, stem=stem, weights=weights, weights_coverage=weights_coverage, say=say)
+    if weights is not None or isinstance(what, nn.Module) or not (Path(what) / "run.toml").exists():
         return subject
     folder = Path(what)
     check_untouched(folder, subject)

@@ -28,7 +28,7 @@ def evaluate(
     train_masks: str | None = None,
     test_masks: str | None = None,
     weights: str | None = None,
-    partial: On = False,
+    weights_coverage: float = 1.0,
     size: Whole | None = None,
     stem: str = "auto",
     device: str = "auto",
@@ -62,9 +62,9 @@ def evaluate(
     test_masks
         The same for the test pictures.
     weights
-        A file of weights for the named encoder, .safetensors or torch's own; refused if it does not cover all of it.
-    partial
-        Take weights that cover a part only.
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
     size
         Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
     stem
@@ -94,7 +94,7 @@ def evaluate(
         shifted=_named("--shifted", shifted),
         masks=_both(train_masks, test_masks),
         weights=weights,
-        partial=partial,
+        weights_coverage=weights_coverage,
         size=size,
         stem=stem,
         threads=threads,

@@ -16,6 +16,10 @@ def export(
     out: str,
     pictures: str | None = None,
     input: str = "normalised",
+    weights: str | None = None,
+    weights_coverage: float = 1.0,
+    size: Whole | None = None,
+    stem: str = "auto",
     threads: Whole | None = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -25,7 +29,7 @@ def export(
     Parameters
     ----------
     run
-        A run folder or an encoder folder.
+        A run folder or an encoder folder; with --weights, the name of an encoder.
     to
         timm, torchvision, onnx, torch-export or hub (a folder for a model hub). Those that cannot hold an encoder say which can.
     out
@@ -34,6 +38,14 @@ def export(
         Pictures to check with, as for pretrain; 64 are drawn. Default: gradients and noise.
     input
         What a program of onnx or torch-export takes: normalised images, float ones in [0, 1], or uint8 pictures (NHWC).
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
+    size
+        Side of the pictures in pixels, for an encoder given by --weights. Default: 32.
+    stem
+        auto, standard or small, for an encoder given by --weights.
     threads
         CPU threads for reading pictures.
     json_
@@ -43,7 +55,19 @@ def export(
     """
     from smallview.exporting import export as hand_over
 
-    made = hand_over(run, to, out, pictures=pictures, input=input, threads=threads)
+    made = hand_over(
+        run,
+        to,
+        out,
+        pictures=pictures,
+        input=input,
+        weights=weights,
+        weights_coverage=weights_coverage,
+        size=size,
+        stem=stem,
+        threads=threads,
+        say=(lambda message: None) if quiet else say,
+    )
     if json_:
         print(json.dumps(made.as_dict()))
         return

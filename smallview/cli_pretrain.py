@@ -44,6 +44,7 @@ def pretrain(
     fresh: On = False,
     resume_from: str | None = None,
     weights_from: str | None = None,
+    weights_coverage: float | None = None,
     accept_data_change: On = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -117,7 +118,10 @@ def pretrain(
     resume_from
         Go on from a checkpoint of another run (RUN, or RUN/checkpoints/step-000123), optimizer and all, in a new --out.
     weights_from
-        Begin at step 0 with the encoder weights of a run or encoder folder, and nothing else of it.
+        Begin at step 0 with the encoder weights of a run or encoder folder, and nothing else of it; or with a file of weights,
+        .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that such a file must have. Default: 1, all of them.
     accept_data_change
         Go on with an unfinished run though its pictures changed; without it, what changed is told and nothing done.
     json_
@@ -147,6 +151,7 @@ def pretrain(
         "stop_on_collapse": stop_on_collapse or None,
         "tensorboard": tensorboard or None,
         "weights_from": weights_from,
+        "weights_coverage": weights_coverage,
     }
     sets = sets_of(set_)
     if print_config:

@@ -42,7 +42,8 @@ class RunConfig:
     semantics. epochs or minutes say how long; steps is what they came to. save_every: seconds between checkpoints. layout, dtype:
     `auto` is the fixed rule. execution: `eager`, `graph` for passes as CUDA graphs, `compile` for torch.compile. memory: `auto` keeps
     activations while they fit, see training/memory.py. tf32: on a GPU, products of float32 numbers cut to 11 bits. deterministic: only
-    kernels that give the same bits each time. weights_from: the run or encoder folder whose encoder weights training starts from.
+    kernels that give the same bits each time. weights_from: the run or encoder folder whose encoder weights training starts from,
+    or a file of weights; weights_coverage: the share of the encoder's tensors that such a file must have.
     watch_every: steps between two looks at the probe pictures. stop_on_collapse: end with exit code 5 when the embeddings have
     collapsed. online: `labels` for those of the data, or labeled pictures, judged while training runs. tensorboard: write its
     files too. masks: what is foreground, for views that mask the background. stages: what the run is made of, one after the other, see
@@ -75,6 +76,7 @@ class RunConfig:
     pack: str
     augmentation: str
     weights_from: str | None = None
+    weights_coverage: float = 1.0
     watch_every: int = 25
     stop_on_collapse: bool = False
     online: str | None = None
@@ -115,6 +117,10 @@ class RunConfig:
             raise ValueError(f"depth is {self.depth}; wanted 1 or more stages of the encoder, or none for all")
         if not 0.0 <= self.span[0] < self.span[1] <= 1.0:
             raise ValueError(f"span is {self.span}; wanted where it begins and ends, within 0 and 1")
+        if not 0.0 < self.weights_coverage <= 1.0:
+            raise ValueError(
+                f"weights_coverage is {self.weights_coverage:g}; wanted a share of the tensors, above 0 and at most 1"
+            )
         check_stages(self.stages)
         for name, known in (
             ("stem", ("auto", "standard", "small")),
@@ -286,6 +292,7 @@ def resolve_config(
         "tf32": "float32 means 24 bits, on a GPU too",
         "deterministic": "on a GPU some kernels add in any order",
         "weights_from": "fresh weights, from the seed",
+        "weights_coverage": "a file of weights covers the whole encoder, or is refused",
         "watch_every": "default, steps",
         "stop_on_collapse": "a collapse is told, and the run goes on",
         "online": "labels are not looked at",

@@ -19,7 +19,7 @@ from smallview.config import RunConfig
 from smallview.continuing import finished, stored_config
 from smallview.errors import DataError, SmallviewError, UsageError, suggest
 from smallview.evaluation.features import Judged, weights_hash
-from smallview.evaluation.subject import check_untouched, open_part
+from smallview.evaluation.subject import check_untouched, open_part, open_subject
 from smallview.files import check_folder, read_jsonl, write_text
 from smallview.networks.encoders import EncoderConfig, load_encoder
 from smallview.output.model_card import Past, model_card, name_of_data
@@ -36,6 +36,10 @@ from smallview.views.making import centre_part, centre_views
 
 SMALL = 32
 Say = Callable[[str], None]
+
+
+def _quiet(message: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,20 @@ def export(
     pictures: Any = None,
     input: str = "normalised",
     into: nn.Module | None = None,
+    weights: str | Path | None = None,
+    weights_coverage: float = 1.0,
+    size: int | None = None,
+    stem: str = "auto",
     threads: int | None = None,
+    say: Say = _quiet,
 ) -> Exported:
     """Write the encoder of a run so that others open it without this library, once it has been checked to give the same features there.
 
     run: a finished run, its folder, or an encoder folder. to: timm, torchvision, onnx, torch-export or hub. out: a new or empty folder,
     or one with an earlier export, which is replaced. pictures: what to check with, 64 of any data; without it, made ones. input: what a
     program of onnx or torch-export takes: `normalised` images [B, C, S, S], `float` ones in [0, 1], or `uint8` pictures [B, S, S, C].
-    into: the module, where the run's encoder is one of your own.
+    into: the module, where the run's encoder is one of your own. weights: a file of weights, for the encoder whose name `run` then is, at
+    this size and with this stem; at least this share of its tensors must be there.
 
     The check: the greatest difference of a feature must be under 1e-4 of the features' root mean square in batches of 1 to 5, and every
     picture must keep its nearest neighbour. Nothing is left in `out` where it fails.
@@ -93,9 +103,14 @@ def export(
     source = run.path if isinstance(run, Run) else Path(run)
     if into is None and isinstance(run, Run) and not isinstance(run.encoder, nn.Identity):
         into = run.encoder
-    net, config = _finished_encoder(source, copy.deepcopy(into))
+    if weights is None:
+        net, config = _finished_encoder(source, copy.deepcopy(into))
+    else:
+        named = str(run) if into is None else copy.deepcopy(into)
+        subject = open_subject(named, size=size, stem=stem, weights=weights, weights_coverage=weights_coverage, say=say)
+        net, config = subject.encoder, subject.config
     shown = None if pictures is None else open_part(pictures, config, threads=thread_count(threads))
-    past = past_of(source, net)
+    past = past_of(source, net) if weights is None else Past()
     handed = Handed(net, config, _crop(config, None if shown is None else shown.pictures, past.rows), input)
     check_holds(to, handed)
     if shown is None:

@@ -21,7 +21,8 @@ from smallview.data.pack import Pack
 from smallview.errors import UsageError
 from smallview.evaluation.features import weights_hash
 from smallview.networks.batch_norm import synchronize
-from smallview.networks.encoders import EncoderConfig, build_encoder, describe, load_encoder
+from smallview.networks.encoders import EncoderConfig, build_encoder, describe
+from smallview.networks.foreign import Coverage, start_from
 from smallview.networks.freezing import freeze
 from smallview.networks.modes import evaluating
 from smallview.networks.online_target import Branch, Networks
@@ -61,6 +62,7 @@ class Parts:
     device: torch.device
     maker: ViewMaker
     weights: str | None = None  # SHA-256 of those that training started from
+    covered: Coverage | None = None  # how far a file of others gave them
     part: float = 1.0  # of all the pictures, that is trained on
 
     def feed(
@@ -182,10 +184,12 @@ def build(
     for idle in config.method.idle():
         say(f"has no effect: {idle}")
     net, described = fresh_encoder(config, pack, encoder, made_for, None if before is None else before.encoder)
-    weights = None
+    weights, covered = None, None
     if config.weights_from is not None:
-        weights = take_weights(net, described, config.weights_from)
-        say(f"the encoder starts from the weights in {config.weights_from}")
+        covered = start_from(net, described, config.weights_from, config.weights_coverage)
+        weights = weights_hash(net)
+        told = "" if covered is None else f": {covered.sentence()}"
+        say(f"the encoder starts from the weights in {config.weights_from}{told}")
     if config.stem == "auto" and described.stem == "small":
         say(
             f"{config.encoder} with the small-image stem: the final map of {config.size}-pixel views would be under 4x4 (--stem standard keeps it)"
@@ -262,7 +266,7 @@ def build(
         precision = Precision(precision.layout, "float32", reason)
         say(f"float32: {reason}")
     config = replace(config, stem=described.stem, layout=layout, dtype=dtype)
-    return config, Parts(config, pack, fresh(precision), described, precision, device, maker, weights)
+    return config, Parts(config, pack, fresh(precision), described, precision, device, maker, weights, covered)
 
 
 def fresh_encoder(
@@ -302,30 +306,6 @@ def fresh_encoder(
     mean, std = channel_statistics(pack, config.seed) if before is None else (before.mean, before.std)
     described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
     return net, described
-
-
-def take_weights(net: nn.Module, described: EncoderConfig, place: str) -> str:
-    """Start a net from the encoder weights of a run or encoder folder, and nothing else of it; -> their SHA-256.
-
-    Raises:
-        UsageError: no encoder there, or another one.
-    """
-    own = described.architecture.startswith("custom:")
-    stored, config = load_encoder(place, into=copy.deepcopy(net) if own else None)
-    for name in ("architecture", "stem", "in_channels", "depth"):
-        if getattr(config, name) != getattr(described, name):
-            raise UsageError(
-                f"weights_from: the encoder in {place} has {name} {getattr(config, name)} and this run's has {getattr(described, name)}; "
-                "wanted the same encoder"
-            )
-    try:
-        net.load_state_dict(stored.state_dict())
-    except RuntimeError as error:
-        raise UsageError(
-            f"weights_from: the encoder in {place} was made for {config.size} pixels and this run's for {described.size}, which changes "
-            f"its weights ({str(error).splitlines()[-1].strip()[:200]}); wanted --size {config.size}"
-        ) from None
-    return weights_hash(stored)
 
 
 def leave_out_idle(net: nn.Module, described: EncoderConfig, say: Say) -> None:

@@ -248,6 +248,7 @@ def _recorded(pack: Pack, found: Foregrounds | None, parts: Parts, start: Start,
         **({} if origin is None else {"resumed_from": f"step {at} of {origin.folder}"}),
         **({} if link is None else {"stage": link.number, "stages": link.count}),
         **({} if parts.weights is None else {"weights_sha256": parts.weights}),
+        **({} if parts.covered is None else {"weights_covered": f"{parts.covered.covered} of {parts.covered.wanted} tensors"}),
         "precision": parts.precision.reason,
     }
 

@@ -158,9 +158,9 @@ def test_weights_of_others(run: Path, tmp_path: Path) -> None:
     assert "25 of 25 tensors" in said[0] and found[0].settings["encoder"] == "peer"
     few = dict(list(net.state_dict().items())[:2])
     torch.save(few, tmp_path / "few.pth")
-    with pytest.raises(UsageError, match=r"2 of 25 tensors.*--partial"):
+    with pytest.raises(UsageError, match=r"2 of 25 tensors.*--weights-coverage 0.08"):
         rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12)
-    assert rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12, partial=True, cache=False)
+    assert rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12, weights_coverage=0.05, cache=False)
 
 
 def test_a_supervised_encoder_is_judged_like_any(run: Path, tmp_path: Path) -> None:

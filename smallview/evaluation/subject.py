@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from smallview.data.arrays import load_npz
 from smallview.data.pack import Pack
@@ -24,22 +24,37 @@ from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import Judged, weights_hash
 from smallview.evaluation.judge import match_classes
 from smallview.networks.encoders import EncoderConfig, build_encoder, count_features, describe, load_encoder
-from smallview.networks.foreign import Coverage, fit_weights, read_weights
+from smallview.networks.foreign import Coverage, fit_weights
+from smallview.networks.weight_files import read_weights
 from smallview.records import Pictures
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def open_subject(what: str | Path | nn.Module, *, size: int | None = None) -> Judged:
+def open_subject(
+    what: str | Path | nn.Module,
+    *,
+    size: int | None = None,
+    stem: str = "auto",
+    weights: str | Path | None = None,
+    weights_coverage: float = 1.0,
+    say: Callable[[str], None] | None = None,
+) -> Judged:
     """The encoder to judge, with how to feed it.
 
     A run or encoder folder says all itself; `size` shows it pictures of another one. A timm name means timm's pretrained weights, found
     on this machine only (nothing is downloaded). A module [B, C, S, S] -> [B, F] is fed pictures of `size` (default 32), normalised by
-    mean 0.5 and deviation 0.25; C is what its first convolution takes, or 3.
+    mean 0.5 and deviation 0.25; C is what its first convolution takes, or 3. weights: a file of them that others wrote, for the encoder of
+    this name or the module; with stem, the least share that they must cover, and how that is told, as for `with_weights`.
 
     Raises:
         UsageError: none of these. SmallviewError: damaged or missing weights.
     """
+    if weights is not None:
+        subject, coverage = with_weights(what, weights, size=size, stem=stem, weights_coverage=weights_coverage)
+        if say is not None:
+            say(coverage.sentence())
+        return subject
     if isinstance(what, nn.Module):
         in_channels = next((layer.in_channels for layer in what.modules() if isinstance(layer, nn.Conv2d)), 3)
         config = describe(what, in_channels=in_channels, size=size or 32)
@@ -87,22 +102,44 @@ def with_weights(
     size: int | None = None,
     stem: str = "auto",
     in_channels: int = 3,
-    partial: bool = False,
+    weights_coverage: float = 1.0,
 ) -> tuple[Judged, Coverage]:
     """An encoder by its name or a module, with weights from a file that others wrote, and how much of it they cover.
 
-    Pictures are normalised by ImageNet's statistics, as most such files expect. size: 32 by default.
+    Pictures are normalised by ImageNet's statistics, as most such files expect. size: 32 by default. stem: auto is the one of the
+    size's rule, unless the file has weights for the other one.
 
     Raises:
-        UsageError: weights that do not cover the encoder, unless `partial`. DataError: a file that cannot be used.
+        UsageError: weights that cover less than this share of the encoder. DataError: a file that cannot be used.
     """
     if isinstance(what, nn.Module):
         net, config = what, describe(what, in_channels=in_channels, size=size or 32)
     else:
         net, config = build_encoder(str(what), in_channels=in_channels, size=size or 32, stem=stem)
-    coverage = fit_weights(net, read_weights(weights), partial=partial)
+    tensors = read_weights(weights)
+    try:
+        coverage = fit_weights(net, tensors, least=weights_coverage if isinstance(what, nn.Module) or stem != "auto" else 1.0)
+    except UsageError:
+        if isinstance(what, nn.Module) or stem != "auto":
+            raise
+        net, config, coverage = _other_stem(str(what), config, tensors, weights_coverage)
     mean, std = IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
     return Judged(net.eval(), replace(config, mean=mean, std=std), Path(weights).stem, 0, {}), coverage
+
+
+def _other_stem(
+    name: str, config: EncoderConfig, tensors: Mapping[str, Tensor], least: float
+) -> tuple[nn.Module, EncoderConfig, Coverage]:
+    """The encoder with the stem that the rule does not give, where all its weights are there; else with the rule's, as far as allowed."""
+    other = "standard" if config.stem == "small" else "small"
+    for stem, share in ((other, 1.0), (config.stem, least)):
+        try:
+            net, described = build_encoder(name, in_channels=config.in_channels, size=config.size, stem=stem)
+            return net, described, fit_weights(net, tensors, least=share)
+        except UsageError:
+            if stem == config.stem:
+                raise
+    raise AssertionError("one of the two was returned or raised")
 
 
 def _pretrained(name: str) -> Judged:
