@@ -15,7 +15,7 @@ _PLACES = {
     "check": "smallview.checking",
     "load": "smallview.use",
     "Run": "smallview.single",
-    "embed": "smallview.use",
+    "embed": "smallview.embedding",
     "export": "smallview.exporting",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from smallview.assess import evaluate as evaluate
     from smallview.checking import check as check
     from smallview.comparing import compare as compare
+    from smallview.embedding import embed as embed
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
     from smallview.estimator import SelfSupervisedEncoder as SelfSupervisedEncoder
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from smallview.run import pretrain as pretrain
     from smallview.single import Run as Run
     from smallview.sweeping import sweep as sweep
-    from smallview.use import embed as embed
     from smallview.use import load as load
     from smallview.view_loader import ViewLoader as ViewLoader
     from smallview.views.view import View as View

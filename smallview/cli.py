@@ -61,22 +61,37 @@ def embed(
     *,
     out: str,
     normalize: On = False,
+    size: Whole | None = None,
+    weights: str | None = None,
+    weights_coverage: float = 1.0,
+    stem: str = "auto",
+    device: str = "auto",
     threads: Whole | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write backbone features of pictures: embeddings.npy and index.jsonl.
+    """Write backbone features of pictures: embeddings.npy and index.jsonl. The same command goes on with one that was stopped.
 
     Parameters
     ----------
     run
-        A run folder, an encoder folder, or a timm name with its tag.
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
     data
         Pictures, as for pretrain.
     out
         The folder to write to.
     normalize
         Cut every row to unit length.
+    size
+        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
+    stem
+        auto, standard or small, for an encoder given by --weights.
+    device
+        auto, cpu, cuda or mps.
     threads
         CPU threads.
     json_
@@ -85,33 +100,39 @@ def embed(
         No progress.
     """
     from smallview.files import check_folder
-    from smallview.output.embed import embed_pack, write_embeddings
-    from smallview.settle import thread_count
+    from smallview.training.launch import stopped_early
 
-    check_folder(out)
-    features, pack = embed_pack(run, data, normalize=normalize, threads=thread_count(threads))
-    written = write_embeddings(features, pack, out)
-    if pack.bad and not quiet:
-        say(
-            f"{len(pack.bad):,} unreadable picture{'s' * (len(pack.bad) > 1)} left out, named in {Path(out) / 'bad_files.jsonl'}"
-        )
-    if json_:
-        print(
-            json.dumps(
-                {
-                    "embeddings": str(written[0]),
-                    "index": str(written[1]),
-                    "rows": len(features),
-                    "features": features.shape[1],
-                    "left_out": len(pack.bad),
-                }
+    check_folder(out)  # before torch is imported, which takes seconds
+    with stopped_early(shell.go_on):
+        from smallview.embedding import embed_into
+        from smallview.training.progress import Counting
+
+        with Counting(quiet=quiet) as lines:
+            made = embed_into(
+                run,
+                data,
+                out,
+                normalize=normalize,
+                size=size,
+                weights=weights,
+                weights_coverage=weights_coverage,
+                stem=stem,
+                device=device,
+                threads=threads,
+                lines=lines,
+                command=shell.go_on,
             )
-        )
+    if made.left_out and not quiet:
+        bad = f"{made.left_out:,} unreadable picture{'s' * (made.left_out > 1)}"
+        say(f"{bad} left out, named in {Path(out) / 'bad_files.jsonl'}")
+    if json_:
+        told = {"rows": made.rows, "features": made.features, "left_out": made.left_out}
+        print(json.dumps({"embeddings": str(made.files[0]), "index": str(made.files[1]), **told}))
     else:
-        for path in written:
+        for path in made.files:
             print(path)
         if not quiet:
-            say(f"{len(features):,} pictures, {features.shape[1]} features each")
+            say(f"{made.rows:,} pictures, {made.features} features each")
 
 
 @app.command(help_prologue="Example: `smallview views photos/ --method byol --out sheet.png`")

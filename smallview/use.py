@@ -1,14 +1,11 @@
-"""What people do with an encoder: load it, embed with it; and look at the views it will be trained on."""
+"""What people do with an encoder: load it; and look at the views it will be trained on."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from smallview.config import RunConfig, smallest_side
@@ -17,38 +14,13 @@ from smallview.data.packing import open_pack
 from smallview.data.sources import open_source
 from smallview.foregrounds import Masks, check_masks, foregrounds_of, settings_with_masks
 from smallview.networks.encoders import load_encoder
-from smallview.output.embed import embed_pack
 from smallview.output.sheet import check_sheet, contact_sheet, view_grid
 from smallview.pictures import telling
-from smallview.settle import settle, thread_count
+from smallview.settle import settle
 
 
 def _quiet(message: str) -> None:
     """Say nothing."""
-
-
-def embed(
-    what: str | Path | nn.Module, data: Any, *, normalize: bool = False, size: int | None = None, threads: int | None = None
-) -> npt.NDArray[np.float32]:
-    """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said on stderr.
-
-    what: a run folder, an encoder folder, the name of timm's weights on this machine, or a module [B, C, S, S] -> [B, F], which is fed
-    pictures of `size` (32), normalised by mean 0.5 and deviation 0.25. data: as for `pretrain`; of each picture one centre view.
-    normalize: rows of unit length. size: pixels of the view's side, where it is not the encoder's own.
-
-    Raises:
-        DataError: data that cannot be used, or of another number of channels. UsageError: nothing that can embed. SmallviewError:
-            damaged weights.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> embed(net, np.zeros((5, 8, 8, 3), np.uint8), size=8).shape
-        (5, 4)
-    """
-    features, pack = embed_pack(what, data, normalize=normalize, size=size, threads=thread_count(threads))
-    for bad in pack.bad:
-        print(f"left out: {bad.name} ({bad.reason})", file=sys.stderr)
-    return features
 
 
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
@@ -62,7 +34,7 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
             files, or weights that do not fit.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile, torch, numpy as np
         >>> from smallview import pretrain
         >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
         >>> run = pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=tempfile.mkdtemp(), quiet=True)

@@ -27,7 +27,7 @@ LEVELS = (
     ("single",),
     ("chain",),
     (
-        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader"),
+        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding"),
         *("report_verdict", "report_parts", "report_pictures"),
     ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting"),

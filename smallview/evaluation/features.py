@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +82,6 @@ def view_text(pictures: Pictures, size: int) -> str:
     return f"one centre view {size} px" + (" of the whole picture" if part == 1.0 else f", centre {part} of the short side")
 
 
-@torch.no_grad()
 def extract(
     encoder: nn.Module,
     config: EncoderConfig,
@@ -101,14 +100,23 @@ def extract(
     """
     out = torch.empty(len(pictures), config.features) if into is None else into
     done = 0
-    with evaluating(encoder):
-        for views in centre_views(pictures, config.size, config.mean, config.std, batch_size, threads):
-            features = encoder(views.to(device).contiguous(memory_format=memory_format))
-            out[done : done + len(features)] = features.float().cpu()
-            done += len(views)
-            if progress:
-                progress(done, len(pictures))
+    views = centre_views(pictures, config.size, config.mean, config.std, batch_size, threads)
+    for features in features_of(encoder, views, device, memory_format):
+        out[done : done + len(features)] = features
+        done += len(features)
+        if progress:
+            progress(done, len(pictures))
     return out
+
+
+@torch.no_grad()
+def features_of(
+    encoder: nn.Module, views: Iterable[Tensor], device: torch.device | str, memory_format: torch.memory_format
+) -> Iterator[Tensor]:
+    """Features float32 [B, F] on the CPU of each batch of views, as they come, from the encoder in evaluation mode."""
+    with evaluating(encoder):
+        for batch in views:
+            yield encoder(batch.to(device).contiguous(memory_format=memory_format)).float().cpu()
 
 
 def pixel_side(size: int, *parts: Pictures) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,13 @@ from torch import nn
 
 from smallview.data.pack import Pack, write_bad_files
 from smallview.errors import SmallviewError
+from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import extract
 from smallview.evaluation.subject import evaluation_pack, open_subject
-from smallview.files import write_text
+from smallview.networks.encoders import EncoderConfig
+from smallview.records import Pictures
+
+INDEX, BAD_FILES = "index.jsonl", "bad_files.jsonl"
 
 
 def embed_pack(
@@ -38,10 +44,15 @@ def embed_pack(
     """
     subject = open_subject(what, size=size)
     _, pack = evaluation_pack(data, subject.config, threads=threads)
-    features = extract(subject.encoder, subject.config, pack, threads=threads, progress=progress)
+    features = extract(subject.encoder, subject.config, shown(pack, subject.config), threads=threads, progress=progress)
     if normalize:
         features = torch.nn.functional.normalize(features, dim=1)
     return features.numpy(), pack
+
+
+def shown(pack: Pack, config: EncoderConfig) -> Pictures:
+    """The pictures as an encoder sees them: gray ones with three equal channels, where it takes three."""
+    return pack if pack.channels == config.in_channels else ThreeChannels(pack)
 
 
 def write_embeddings(features: npt.NDArray[np.float32], pack: Pack, out: str | Path) -> list[Path]:
@@ -59,23 +70,38 @@ def write_embeddings(features: npt.NDArray[np.float32], pack: Pack, out: str | P
         with partial.open("wb") as file:
             np.save(file, features, allow_pickle=False)
         partial.replace(folder / "embeddings.npy")
-        lines = []
-        for row, name in enumerate(pack.names):
-            record: dict[str, Any] = {
-                "row": row,
-                "name": name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
-            }
-            if pack.labels is not None:
-                label = int(pack.labels[row])
-                record["label"] = pack.classes[label] if pack.classes else label
-            lines.append(json.dumps(record, ensure_ascii=False))
-        write_text(folder / "index.jsonl", "\n".join(lines) + "\n")
-        written = [folder / "embeddings.npy", folder / "index.jsonl"]
+        write_index(pack, folder / f".{INDEX}.part")
+        (folder / f".{INDEX}.part").replace(folder / INDEX)
+        written = [folder / "embeddings.npy", folder / INDEX]
         if pack.bad:
-            write_bad_files(pack, folder / "bad_files.jsonl")
-            written.append(folder / "bad_files.jsonl")
+            write_bad_files(pack, folder / BAD_FILES)
+            written.append(folder / BAD_FILES)
     except (OSError, ValueError) as error:
         raise SmallviewError(
             f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}; choose another --out"
         ) from error
     return written
+
+
+def write_index(pack: Pack, path: Path) -> str:
+    """Write one line for each row, however many there are; -> the SHA-256 of the file. OSError as from writing."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for line in _index_lines(pack):
+            file.write(line)
+            digest.update(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _index_lines(pack: Pack) -> Iterator[bytes]:
+    for row, name in enumerate(pack.names):
+        record: dict[str, Any] = {
+            "row": row,
+            "name": name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        }
+        if pack.labels is not None:
+            label = int(pack.labels[row])
+            record["label"] = pack.classes[label] if pack.classes else label
+        yield (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

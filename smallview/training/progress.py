@@ -1,4 +1,4 @@
-"""What a person sees while training runs: one redrawn line on a terminal, one plain line every ten seconds elsewhere."""
+"""What a person sees while something runs: one redrawn line on a terminal, one plain line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 from smallview.training.loop import StepReport
 
@@ -26,20 +26,16 @@ def clock(seconds: float) -> str:
     return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
-class Progress:
-    """Shows images per second, the share of time spent waiting for views, loss terms, verdict and time left; on stderr."""
+class Lines:
+    """Lines on stderr, and on a terminal one that is drawn again and again."""
 
-    def __init__(self, total_steps: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self.total, self.stream, self.quiet = total_steps, stream or sys.stderr, quiet
+    def __init__(self, *, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self.stream, self.quiet = stream or sys.stderr, quiet
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
-        self.images = 0
-        self.seconds = self.waited = 0.0
-        self.verdict: str | None = None
-        self.rate: float | None = None
         self.shown = time.monotonic()
         self.drawn = False
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -56,6 +52,56 @@ class Progress:
         self._end_line()
         self.stream.write(message + "\n")
         self.stream.flush()
+
+    def due(self, last: bool) -> bool:
+        """Whether it is time to show how things stand; at the last of them it is."""
+        now = time.monotonic()
+        if self.quiet or not (last or now - self.shown >= (0.5 if self.live else EVERY_SECONDS)):
+            return False
+        self.shown = now
+        return True
+
+    def show(self, line: str) -> None:
+        """How things stand: in the place of what was shown before, where that can be."""
+        if not self.live:
+            self.say(line)
+            return
+        width = os.get_terminal_size(self.stream.fileno()).columns if hasattr(self.stream, "fileno") else 120
+        self.stream.write("\r\x1b[2K" + line[: max(20, width - 1)])
+        self.drawn = True
+        self.stream.flush()
+
+
+class Counting(Lines):
+    """Shows how many pictures are done of how many, how fast, and the time left; several things may be counted one after the other."""
+
+    def __init__(self, *, stream: TextIO | None = None, quiet: bool = False) -> None:
+        super().__init__(stream=stream, quiet=quiet)
+        self.doing = ""
+        self.began = (0, 0.0)
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        """Take in that so many are done; show it when it is time."""
+        now = time.monotonic()
+        if doing != self.doing:
+            self.doing, self.began = doing, (done, now)
+        if not self.due(False):
+            return
+        speed = (done - self.began[0]) / max(now - self.began[1], 1e-9)
+        left = f" · {clock((total - done) / speed)} left" if speed > 0.0 else ""
+        self.show(f"{doing} {done:,}/{total:,} pictures · {speed:,.0f} pictures/s{left}")
+
+
+class Progress(Lines):
+    """Shows images per second, the share of time spent waiting for views, loss terms, verdict and time left; on stderr."""
+
+    def __init__(self, total_steps: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
+        super().__init__(stream=stream, quiet=quiet)
+        self.total = total_steps
+        self.images = 0
+        self.seconds = self.waited = 0.0
+        self.verdict: str | None = None
+        self.rate: float | None = None
 
     def line(self, report: StepReport) -> str:
         """One line about the run as it stands."""
@@ -78,16 +124,7 @@ class Progress:
         self.verdict = verdict
         if report.warning:
             self.say(report.warning)
-        now = time.monotonic()
-        last = report.step >= self.total
-        if self.quiet or not (last or now - self.shown >= (0.5 if self.live else EVERY_SECONDS)):
+        if not self.due(report.step >= self.total):
             return
-        self.shown = now
-        if self.live:
-            width = os.get_terminal_size(self.stream.fileno()).columns if hasattr(self.stream, "fileno") else 120
-            self.stream.write("\r\x1b[2K" + self.line(report)[: max(20, width - 1)])
-            self.drawn = True
-            self.stream.flush()
-        else:
-            self.say(self.line(report))
+        self.show(self.line(report))
         self.images, self.seconds, self.waited = 0, 0.0, 0.0

@@ -259,6 +259,21 @@ def centre_part(pictures: Pictures, size: int) -> float:
     return 1.0 if plain else 0.875
 
 
+def centre_maker(
+    pictures: Pictures, size: int, mean: Sequence[float], std: Sequence[float], threads: int = 1
+) -> Callable[[npt.NDArray[np.int64]], Tensor]:
+    """What makes the one centre view of evaluation of the pictures at these positions: float [B, C, S, S], normalised, on the CPU."""
+    maker = ViewMaker(pictures, (_PLAIN,), size, mean, std, seed=0, threads=threads)
+    part = centre_part(pictures, size)
+
+    def make(index: npt.NDArray[np.int64]) -> Tensor:
+        boxes = sampling.centre(pictures.heights[index], pictures.widths[index], part)
+        (made,) = maker.make(index, [sampling.neutral(boxes, np.zeros(len(index), np.bool_), size)])
+        return made.images
+
+    return make
+
+
 def centre_views(
     pictures: Pictures,
     size: int,
@@ -270,10 +285,6 @@ def centre_views(
 ) -> Iterator[Tensor]:
     """The one centre view of evaluation, in the pack's order or of the positions `which`: float [B, C, S, S], normalised, on the CPU."""
     which = np.arange(len(pictures)) if which is None else which
-    maker = ViewMaker(pictures, (_PLAIN,), size, mean, std, seed=0, threads=threads)
-    part = centre_part(pictures, size)
+    make = centre_maker(pictures, size, mean, std, threads)
     for start in range(0, len(which), batch_size):
-        index = which[start : start + batch_size]
-        boxes = sampling.centre(pictures.heights[index], pictures.widths[index], part)
-        (made,) = maker.make(index, [sampling.neutral(boxes, np.zeros(len(index), np.bool_), size)])
-        yield made.images
+        yield make(which[start : start + batch_size])
