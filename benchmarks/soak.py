@@ -365,16 +365,20 @@ def bit_rot(desk: Path, count: int) -> Row:
     return Row(count, good)
 
 
-def fuzz(desk: Path, count: int) -> Row:
-    """F12: mutated pictures of ten formats."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), "--files", str(count)],
-        env=environment(desk),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Row(count, count if done.returncode == 0 else 0, " ".join(done.stdout.split("\n")[-2:]).strip()[:80])
+def fuzz(*more: str) -> Callable[[Path, int], Row]:
+    """F12: mutated pictures of ten formats. F9, with --weights: mutated files of weights, and such that hold code."""
+
+    def run(desk: Path, count: int) -> Row:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), *more, "--files", str(count)],
+            env=environment(desk),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Row(count, count if done.returncode == 0 else 0, " ".join(done.stdout.split("\n")[-2:]).strip()[:80])
+
+    return run
 
 
 def two_starts(desk: Path, count: int) -> Row:
@@ -484,6 +488,13 @@ FAULTS: dict[str, Fault] = {
     "F8": Fault(
         "a bit of a checkpoint flips", '"step 1,240 is damaged (hash); using step 1,180"', 1000, bit_rot, "test_checkpoint.py"
     ),
+    "F9": Fault(
+        "weights that hold code, claim too much, or are mutated",
+        '"refused: it holds code (posix.system), which is never run"',
+        10_000,
+        fuzz("--weights"),
+        "faults/test_hostile_weights.py (102 files)",
+    ),
     "F10, F11, F15": Fault(
         "bad pictures, few or many; odd folders",
         "each named in bad_files.jsonl; exit 3 where they are many",
@@ -493,7 +504,7 @@ FAULTS: dict[str, Fault] = {
         ),
         "data/test_odd_input.py, data/test_sources.py, faults/test_bad_pictures.py",
     ),
-    "F12": Fault("mutated and hostile pictures", "left out and named", 10_000, fuzz, "data/test_fuzz.py (2,000 files)"),
+    "F12": Fault("mutated and hostile pictures", "left out and named", 10_000, fuzz(), "data/test_fuzz.py (2,000 files)"),
     "F16": Fault(
         "pictures changed between two starts",
         '"14 pictures are gone, 3 are new; --accept-data-change to go on", exit 3',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 CALLED = {
     *TENSORS,
     *("torch._utils._rebuild_parameter", "torch.Size", "torch.device", "collections.OrderedDict", "collections.Counter"),
-    *("_codecs.encode", "builtins.set", "__builtin__.set"),
+    *("_codecs.encode", "builtins.set"),
 }
 ITEM_BYTES = {
     **{"torch.DoubleStorage": 8, "torch.FloatStorage": 4, "torch.HalfStorage": 2, "torch.BFloat16Storage": 2},
@@ -55,11 +56,7 @@ RECORDS = {
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "typing.Any", "torch.torch_version.TorchVersion"),
     *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean", "Bytes", "Path")),
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in ("dict", "list", "tuple", "int", "float", "str", "bool")
-    ),
+    *(f"builtins.{name}" for name in ("dict", "list", "tuple", "int", "float", "str", "bool")),
 }
 KNOWN = CALLED | set(ITEM_BYTES) | {f"torch.{name}" for name in _DTYPES} | DICTS | RECORDS
 MOST_STEPS = 5_000_000  # whole checkpoints of large networks have some 100,000
@@ -149,10 +146,10 @@ class _Machine:
         elif name == "DUP":
             stack.append(stack[-1])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            self._name(argument.replace(" ", ".", 1) if name == "GLOBAL" else ".".join(map(_text, self._pop(2))))
+            self._name(*(argument.split(" ", 1) if name == "GLOBAL" else map(_text, self._pop(2))))
         elif name == "INST":
             self._marked()
-            self._name(argument.replace(" ", ".", 1))
+            self._name(*argument.split(" ", 1))
             self._called(stack.pop(), ())
         elif name == "OBJ":
             what, *arguments = self._marked()
@@ -161,7 +158,7 @@ class _Machine:
             what, arguments, *_ = self._pop(3 if name == "NEWOBJ_EX" else 2)
             self._called(what, arguments)
         elif name.startswith("EXT"):
-            self._name(f"number {argument} of copyreg's table")
+            self._name("copyreg", f"number {argument}")
         elif name in ("BINPERSID", "PERSID"):
             self._numbers(self._pop(1)[0] if name == "BINPERSID" else argument)
         elif name == "TUPLE":
@@ -189,7 +186,10 @@ class _Machine:
             taken.append(value)
         return taken[::-1]
 
-    def _name(self, name: str) -> None:
+    def _name(self, module: str, name: str) -> None:
+        if self.protocol < 3:  # which has the names of Python 2
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        name = f"{module}.{name}"
         if name not in KNOWN:
             self.strange.add(name)
         self.stack.append(Named(name))

@@ -23,7 +23,7 @@ from smallview.networks.pickle_scan import DICTS, RECORDS, Malformed, names_in, 
 from smallview.settings.fitting import printable
 
 DEEPEST = 4
-MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 200_000
 MOST_PICKLE = 64 * 2**20
 MOST_TOLD = 3
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first number of torch's older form
@@ -68,7 +68,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not place.is_file():
         raise DataError(f"there is no file of weights at {place}; wanted .safetensors, or a .pt, .pth or .ckpt of torch")
     try:
-        found = _read(place)
+        tensors = dict(_tensors(_read(place)))
     except _Refused as refused:
         raise DataError(f"{place} is refused: {refused}") from None
     except Malformed as why:
@@ -81,9 +81,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise DataError(
             f"{place} is damaged, or no file of weights ({told}); wanted .safetensors or a state_dict of torch"
         ) from None
-    tensors: dict[str, Tensor] = {}
-    for name, value in _tensors(found):
-        tensors[name] = value
     if not tensors:
         raise DataError(f"{place} holds no tensors; wanted a state_dict of torch, or a checkpoint that holds one")
     return tensors
@@ -206,5 +203,5 @@ def _tensors(found: Any) -> Iterator[tuple[str, Tensor]]:
         elif isinstance(value, Mapping) and depth < DEEPEST:
             left -= len(value)
             if left < 0:
-                raise DataError(f"the file holds more than {MOST_ENTRIES:,} entries; wanted a state_dict")
+                raise Malformed(f"it has more than {MOST_ENTRIES:,} entries")
             waiting += [(f"{name}.{key}" if name else str(key), item, depth + 1) for key, item in reversed(list(value.items()))]

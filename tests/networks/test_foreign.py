@@ -59,7 +59,8 @@ def test_what_is_not_covered_is_refused_with_an_account_and_nothing_changed() ->
     tensors = {name: value for name, value in source.state_dict().items() if name in ("0.weight", "0.bias")}
     tensors["3.weight"] = torch.zeros(5, 4)
     with pytest.raises(
-        UsageError, match=r"2 of 8 tensors.*missing: 1.weight.*of another shape: 3.weight \[5, 4\] for \[2, 4\].*--weights-coverage 0.25"
+        UsageError,
+        match=r"2 of 8 tensors.*missing: 1.weight.*of another shape: 3.weight \[5, 4\] for \[2, 4\].*--weights-coverage 0.25",
     ):
         fit_weights(target, tensors)
     assert equal(target, net(2))
