@@ -16,7 +16,7 @@ from torch import nn
 import smallview
 from smallview.assess import opened, train_supervised
 from smallview.errors import DataError, SmallviewError, UsageError
-from smallview.networks.encoders import load_encoder, save_encoder
+from smallview.networks.encoders import build_encoder, load_encoder, save_encoder
 
 
 def data(n: int, seed: int, classes: int = 3, channels: int = 3, side: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +161,11 @@ def test_weights_of_others(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"2 of 25 tensors.*--weights-coverage 0.08"):
         rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12)
     assert rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12, weights_coverage=0.05, cache=False)
+    # the stem that the file has is taken, whatever the size's rule
+    standard, _ = build_encoder("resnet18", size=32, stem="standard")
+    assert build_encoder("resnet18", size=32)[1].stem == "small"
+    torch.save(standard.state_dict(), tmp_path / "standard.pth")
+    assert opened("resnet18", weights=tmp_path / "standard.pth", size=32).config.stem == "standard"
 
 
 def test_a_supervised_encoder_is_judged_like_any(run: Path, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def open_subject(
     if weights is not None:
         subject, coverage = with_weights(what, weights, size=size, stem=stem, weights_coverage=weights_coverage)
         if say is not None:
-            say(coverage.sentence())
+            stem_told = "; with the small-image stem (--stem standard for the usual one)" * (subject.config.stem == "small")
+            say(coverage.sentence() + stem_told)
         return subject
     if isinstance(what, nn.Module):
         in_channels = next((layer.in_channels for layer in what.modules() if isinstance(layer, nn.Conv2d)), 3)

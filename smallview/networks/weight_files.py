@@ -116,7 +116,10 @@ def _load(place: Path, mapped: bool) -> Any:
     # names are imported by no one: those of settings are given a stand-in here, all others were refused
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # of old storages and of protocols, which are torch's affair
-        return torch.load(str(place), map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped and place.suffix != ".safetensors":  # which torch would take at its name
+            return torch.load(str(place), map_location="cpu", weights_only=True, mmap=True)
+        with place.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _refuse(strange: set[str], protocol: int) -> None:
