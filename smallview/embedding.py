@@ -180,10 +180,17 @@ def embed_into(
     folder = Path(out)
     check_folder(folder)
     say = _say(lines)
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder, warn=say), kept_threads():
+    with kept_threads():
         work = _open(what, data, lines=lines, say=say, **options)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return _embed_locked(work, folder, lines, say, command)
+
+
+def _embed_locked(
+    work: _Work, folder: Path, lines: Counting, say: Callable[[str], None], command: Callable[[], str] | None
+) -> Embedded:
+    with lock_folder(folder, warn=say):
         part = folder / f".{INDEX}.part"
         with _writing(folder):
             made_of = work.made_of(write_index(work.pack, part))

@@ -313,6 +313,9 @@ def test_weights_of_others_embed(encoder: Path, tmp_path: Path) -> None:
     peer = sv.embed("dense_small:8-16", pictures(), **given)
     # the same weights, other statistics of pictures
     assert not np.array_equal(peer, sv.embed(encoder, pictures(), threads=1)) and peer.shape == (N, 16)
+    with pytest.raises(UsageError, match="weights_coverage is 2;"):
+        sv.embed("dense_small:8-16", pictures(), weights_coverage=2.0, out=tmp_path / "no", **given)
+    assert not (tmp_path / "no").exists()
     with pytest.raises(UsageError, match="tensors of the encoder"):
         sv.embed("dense_small:8-24", pictures(), **given)
 

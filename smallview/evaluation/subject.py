@@ -118,10 +118,11 @@ def with_weights(
     else:
         net, config = build_encoder(str(what), in_channels=in_channels, size=size or 32, stem=stem)
     tensors = read_weights(weights)
+    one_stem = isinstance(what, nn.Module) or stem != "auto" or not 0.0 < weights_coverage <= 1.0
     try:
-        coverage = fit_weights(net, tensors, least=weights_coverage if isinstance(what, nn.Module) or stem != "auto" else 1.0)
+        coverage = fit_weights(net, tensors, least=weights_coverage if one_stem else 1.0)
     except UsageError:
-        if isinstance(what, nn.Module) or stem != "auto":
+        if one_stem:
             raise
         net, config, coverage = _other_stem(str(what), config, tensors, weights_coverage)
     mean, std = IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)

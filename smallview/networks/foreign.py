@@ -122,6 +122,8 @@ def fit_weights(net: nn.Module, tensors: Mapping[str, Tensor], *, least: float =
         >>> fit_weights(net, {"state_dict.module.encoder.weight": torch.ones(1, 2), "module.bias": torch.ones(1)}, least=0.5).covered
         1
     """
+    if not 0.0 < least <= 1.0:
+        raise UsageError(f"weights_coverage is {least:g}; wanted a share of the encoder's tensors, above 0 and at most 1")
     own = net.state_dict()
     plain = {_unwrapped(name): value for name, value in tensors.items()}
     prefix, pairs, others = _by_name(own, plain)
@@ -130,7 +132,7 @@ def fit_weights(net: nn.Module, tensors: Mapping[str, Tensor], *, least: float =
     if by_order:
         prefix, pairs, others = found, ordered, []
     coverage = _account(own, plain, prefix, pairs, by_order, others)
-    check_share(coverage, least, told)
+    _check_share(coverage, least, told)
     fits = _fitting(own, plain, pairs)
     for name in fits.values():
         if plain[name].is_floating_point() and not bool(plain[name].isfinite().all()):
@@ -144,14 +146,12 @@ def fit_weights(net: nn.Module, tensors: Mapping[str, Tensor], *, least: float =
     return coverage
 
 
-def check_share(coverage: Coverage, least: float, told: str = "") -> None:
+def _check_share(coverage: Coverage, least: float, told: str = "") -> None:
     """Whether at least this share of an encoder is covered.
 
     Raises:
         UsageError: it is not, with what would help.
     """
-    if not 0.0 < least <= 1.0:
-        raise UsageError(f"weights_coverage is {least:g}; wanted a share of the encoder's tensors, above 0 and at most 1")
     if coverage.covered and coverage.share >= least:
         return
     wanted = "all of them" if least == 1.0 else f"{least:g} of them or more"
