@@ -38,6 +38,7 @@ from smallview.parts import fresh_encoder
 from smallview.run import pretrain
 from smallview.settle import kept_threads, settle, thread_count
 from smallview.single import Run
+from smallview.training.precision import cpu_flags, fixed_rule
 
 MOST_SEEDS = 2**31
 # torch's number of threads is one for the process: two fits in two threads of it would take each other's
@@ -183,7 +184,10 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                     f"{len(pack.bad):,} of {len(source):,} pictures cannot be decoded, e.g. {named}; leave them out of X and y: every row "
                     "of X is owed a row of features"
                 )
-            return extract(self.encoder_, self.encoder_config_, pack, threads=threads).numpy()
+            # in the layout that embed and evaluate take, so that all of them give the same bits
+            layout = fixed_rule(self.encoder_, torch.device("cpu"), cpu_flags()).memory_format
+            net = copy.deepcopy(self.encoder_).to(memory_format=layout)
+            return extract(net, self.encoder_config_, pack, memory_format=layout, threads=threads).numpy()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
