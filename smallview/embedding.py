@@ -128,13 +128,15 @@ def embed(
 ) -> npt.NDArray[np.float32]:
     """Backbone features float32 [N, F] of any data, in the source's order; what cannot be decoded is left out and said.
 
-    what: a run folder, an encoder folder, a timm name, or a module [B, C, S, S] -> [B, F]. out: a folder to write them to as they come,
+    what: a run folder, an encoder folder, the name of timm's weights on this machine, or a module [B, C, S, S] -> [B, F], which is fed
+    pictures of `size` (32), normalised by mean 0.5 and deviation 0.25. data: as for `pretrain`; of each picture one centre view.
+    normalize: rows of unit length. size: pixels of the view's side, where it is not the encoder's own. out: a folder to write them to as they come,
     as `smallview embed` does; what is returned is then a map of the file, so that they need not fit into memory, and the same call goes on
     with one that was stopped. weights: a file of weights for the named encoder or the module, with at least this share of its tensors.
 
     Raises:
-        DataError: data that cannot be used. UsageError: nothing that can embed. SmallviewError: a folder that cannot be written.
-        StoppedError: stopped by a signal, what there is being saved.
+        DataError: data that cannot be used, or of another number of channels. UsageError: nothing that can embed. SmallviewError:
+        damaged weights, or a folder that cannot be written. StoppedError: stopped by a signal, what there is being saved.
 
     Example:
         >>> pictures = np.zeros((3, 8, 8, 3), np.uint8)

@@ -68,7 +68,9 @@ def embed(encoder: Any, out: Path, data: Any = None, **more: Any) -> str:
     """What is said."""
     said = io.StringIO()
     with Counting(stream=said) as lines:
-        embedding.embed_into(encoder, pictures() if data is None else data, out, lines=lines, **{"threads": 1, **more})
+        embedding.embed_into(
+            encoder, pictures() if data is None else data, out, lines=lines, **{"threads": 1, "device": "cpu", **more}
+        )
     return said.getvalue()
 
 
@@ -94,7 +96,7 @@ def test_a_file_has_the_bytes_that_numpy_writes(encoder: Path, tmp_path: Path) -
     made = files(tmp_path / "out")
     assert sorted(made) == ["embeddings.json", "embeddings.npy", "index.jsonl"]
     assert all("no pictures for" in line for line in said.splitlines())  # which a busy machine has, and nothing else
-    whole = sv.embed(encoder, pictures(), threads=1)
+    whole = sv.embed(encoder, pictures(), threads=1, device="cpu")
     file = io.BytesIO()
     np.save(file, whole)
     assert made["embeddings.npy"] == file.getvalue() and whole.shape == (N, 16)
@@ -102,9 +104,9 @@ def test_a_file_has_the_bytes_that_numpy_writes(encoder: Path, tmp_path: Path) -
     assert [line["row"] for line in index] == list(range(N))
     about = json.loads(made["embeddings.json"])
     assert about["rows"] == N and about["sha256"] == row_file.digest_of(tmp_path / "out" / "embeddings.npy")
-    mapped = sv.embed(encoder, pictures(), out=tmp_path / "out", threads=1, quiet=True)
+    mapped = sv.embed(encoder, pictures(), out=tmp_path / "out", threads=1, device="cpu", quiet=True)
     assert isinstance(mapped, np.memmap) and np.array_equal(mapped, whole)
-    cut = sv.embed(encoder, pictures(), out=tmp_path / "cut", normalize=True, threads=1, quiet=True)
+    cut = sv.embed(encoder, pictures(), out=tmp_path / "cut", normalize=True, threads=1, device="cpu", quiet=True)
     np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, atol=1e-5)
 
 
@@ -151,7 +153,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("array.npy", pictures())
-    line = ["embed", str(encoder), "array.npy", "--out", "out", "--threads", "1"]
+    line = ["embed", str(encoder), "array.npy", "--out", "out", "--device", "cpu", "--threads", "1"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         stop_at(patch, "rows written", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         main(line)
@@ -302,7 +304,7 @@ def test_a_module_of_the_users_own_stays_as_it_is(tmp_path: Path) -> None:
     before = net[0].weight.stride()
     with torch.no_grad():
         wanted = net((torch.from_numpy(pictures()).permute(0, 3, 1, 2) / 255.0 - 0.5) / 0.25)
-    made = sv.embed(net, pictures(), size=SIDE, threads=1, out=tmp_path / "out", quiet=True)
+    made = sv.embed(net, pictures(), size=SIDE, threads=1, device="cpu", out=tmp_path / "out", quiet=True)
     assert net.training and net[0].weight.stride() == before
     np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
 
@@ -310,10 +312,10 @@ def test_a_module_of_the_users_own_stays_as_it_is(tmp_path: Path) -> None:
 def test_weights_of_others_embed(encoder: Path, tmp_path: Path) -> None:
     net = sv.load(encoder)
     torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "peer.pth")
-    given = {"weights": tmp_path / "peer.pth", "size": SIDE, "threads": 1, "quiet": True}
+    given = {"weights": tmp_path / "peer.pth", "size": SIDE, "threads": 1, "device": "cpu", "quiet": True}
     peer = sv.embed("dense_small:8-16", pictures(), **given)
     # the same weights, other statistics of pictures
-    assert not np.array_equal(peer, sv.embed(encoder, pictures(), threads=1)) and peer.shape == (N, 16)
+    assert not np.array_equal(peer, sv.embed(encoder, pictures(), threads=1, device="cpu")) and peer.shape == (N, 16)
     with pytest.raises(UsageError, match="weights_coverage is 2;"):
         sv.embed("dense_small:8-16", pictures(), weights_coverage=2.0, out=tmp_path / "no", **given)
     assert not (tmp_path / "no").exists()
@@ -336,4 +338,4 @@ def test_progress_tells_speed_and_time_left_once_in_ten_seconds(monkeypatch: pyt
 def test_a_stop_from_python_is_an_error_of_ours(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, "rows written", 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(StoppedError, match=r"stopped at picture .* of 40, and saved; the same call goes on"):
-        sv.embed(encoder, pictures(), out=tmp_path / "out", threads=1, quiet=True)
+        sv.embed(encoder, pictures(), out=tmp_path / "out", threads=1, device="cpu", quiet=True)

@@ -58,7 +58,7 @@ def test_the_features_are_those_of_pretrain_and_embed(tmp_path: Path) -> None:
     assert weights_hash(fitted.encoder_) == weights_hash(run.encoder)
     found = fitted.transform(PICTURES[:7])
     assert found.dtype == np.float32 and found.shape == (7, 8)
-    np.testing.assert_array_equal(found, sv.embed(run.path, PICTURES[:7], threads=1))
+    np.testing.assert_array_equal(found, sv.embed(run.path, PICTURES[:7], device="cpu", threads=1))
     assert fitted.seed_ == 3 and fitted.cost_["steps"] == 1 and fitted.history_[-1]["step"] == 1 and fitted.run_ is None
 
 
@@ -199,7 +199,7 @@ def test_fitting_into_the_same_folder_goes_on(tmp_path: Path) -> None:
 
 def test_a_run_is_wrapped_without_training(tmp_path: Path) -> None:
     run = sv.pretrain(GRAY, encoder="dense_small:4-8", epochs=1, threads=1, out=tmp_path / "run", quiet=True)
-    wanted = sv.embed(run.path, GRAY, threads=1)
+    wanted = sv.embed(run.path, GRAY, device="cpu", threads=1)
     wrapped = SelfSupervisedEncoder.from_run(run.path, threads=1, image_shape=(8, 8))
     for ready in (wrapped, wrapped.fit(GRAY.reshape(20, -1)), clone(wrapped).fit(GRAY[:2]), FrozenEstimator(wrapped)):
         np.testing.assert_array_equal(ready.transform(GRAY), wanted)
