@@ -193,30 +193,26 @@ def test_killed_at_the_worst_moments_it_ends_with_the_same_bits(
     assert lines[0] == lines[1]
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(desk: Path) -> None:
-    server = Server(desk)
-    try:
-        text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
-        started = time.monotonic()
-        code, said = server.run([*text.split(), "--out", str(desk / "calm")])
-        assert code == 0, said
-        seconds = time.monotonic() - started
-        draw, kills = random.Random("stages"), 0
-        while kills < KILLS:
-            out = desk / f"killed-{kills}"
-            while True:
-                child = server.start([*text.split(), "--out", str(out)])
-                if kills < KILLS:
-                    time.sleep(draw.uniform(0.05, 0.9) * seconds)
-                    os.kill(child, signal.SIGKILL)
-                code, said = server.end()
-                assert "Traceback" not in said and code in (0, -signal.SIGKILL), said
-                if code == 0:
-                    break
-                kills += 1
-            assert weights(out) == weights(desk / "calm")
-    finally:
-        server.close()
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(server: Server, desk: Path) -> None:
+    text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
+    started = time.monotonic()
+    code, said = server.run([*text.split(), "--out", str(desk / "calm")])
+    assert code == 0, said
+    seconds = time.monotonic() - started
+    draw, kills = random.Random("stages"), 0
+    while kills < KILLS:
+        out = desk / f"killed-{kills}"
+        while True:
+            child = server.start([*text.split(), "--out", str(out)])
+            if kills < KILLS:
+                time.sleep(draw.uniform(0.05, 0.9) * seconds)
+                os.kill(child, signal.SIGKILL)
+            code, said = server.end()
+            assert "Traceback" not in said and code in (0, -signal.SIGKILL), said
+            if code == 0:
+                break
+            kills += 1
+        assert weights(out) == weights(desk / "calm")
 
 
 def test_a_finished_run_of_stages_is_left_as_it_is(

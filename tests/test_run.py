@@ -43,13 +43,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield desk
 
 
-@pytest.fixture(scope="module")
-def server(desk: Path) -> Iterator[Server]:
-    server = Server(desk)
-    yield server
-    server.close()
-
-
 def pictures(n: int = 64) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (n, 16, 16, 3), dtype=np.uint8)
 
