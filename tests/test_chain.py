@@ -51,7 +51,7 @@ def pictures(n: int = 48) -> np.ndarray:
 
 
 def staged(folder: Path, stages: str | tuple[Stage, ...] = "8x2,16x1", data: Any = None, **more: Any) -> Path:
-    given = {"batch_size": 16, "threads": 1, "quiet": True, "method": "moco_v2", **more}
+    given = {"encoder": "dense_small:8-16-32", "batch_size": 16, "threads": 1, "quiet": True, "method": "moco_v2", **more}
     given["stages"] = read_stages(stages) if isinstance(stages, str) else stages
     return sv.pretrain(pictures() if data is None else data, out=folder, **given).path
 
@@ -112,7 +112,17 @@ def test_weights_target_and_queue_are_handed_over_and_the_optimizer_is_not(whole
 
 
 def test_a_stage_that_goes_on_has_optimizer_and_rate_of_the_one_before(tmp_path: Path) -> None:
-    one = sv.pretrain(pictures(), "moco_v2", out=tmp_path / "one", epochs=3, size=8, batch_size=16, threads=1, quiet=True).path
+    one = sv.pretrain(
+        pictures(),
+        "moco_v2",
+        encoder="dense_small:8-16-32",
+        out=tmp_path / "one",
+        epochs=3,
+        size=8,
+        batch_size=16,
+        threads=1,
+        quiet=True,
+    ).path
     stages = (Stage(8, epochs=2.0), Stage(8, epochs=1.0, schedule="continue"))
     began: list[dict[str, torch.Tensor]] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -326,7 +336,7 @@ def test_a_run_of_stages_is_judged_and_embedded_like_any_other(whole: Path) -> N
         whole, (pictures(), labels), (pictures(), labels), ("knn", "layers"), threads=1, leaks=False, cache=False
     )
     assert any(row.metric.startswith("layers projector") for row in rows), "the projector is found in the last stage"
-    assert sv.embed(whole, pictures(), threads=1).shape == (48, 512)
+    assert sv.embed(whole, pictures(), threads=1).shape == (48, 32)
     assert len((whole / "rows.jsonl").read_text().splitlines()) == len(rows)
 
 

@@ -53,7 +53,7 @@ def command(desk: Path, out: Path, method: str) -> list[str]:
 
 
 def tiny(**more: Any) -> dict[str, Any]:
-    return {"batch_size": 16, "threads": 1, "quiet": True, "epochs": 2, **more}
+    return {"encoder": "dense_small:8-16-32", "batch_size": 16, "threads": 1, "quiet": True, "epochs": 2, **more}
 
 
 def weights(folder: Path) -> bytes:
@@ -178,7 +178,7 @@ def test_two_processes_do_not_share_a_folder(
     assert server.end()[0] == -signal.SIGKILL
     with pytest.raises(StoppedError), pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 1)  # the lock went with its holder
-        sv.pretrain(str(desk / "array.npy"), out=out, size=16, **tiny(epochs=1000))
+        sv.pretrain(str(desk / "array.npy"), out=out, size=16, **tiny(encoder=None, epochs=1000))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -347,7 +347,7 @@ def test_a_module_of_the_users_is_trained_as_a_copy(tmp_path: Path) -> None:
     torch.manual_seed(0)
     mine = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     before = [parameter.clone() for parameter in mine.parameters()]
-    run = sv.pretrain(pictures(), encoder=mine, out=tmp_path / "run", **tiny())
+    run = sv.pretrain(pictures(), out=tmp_path / "run", **tiny(encoder=mine))
     assert all(torch.equal(a, b) for a, b in zip(before, mine.parameters(), strict=True))
     assert not torch.equal(before[0], next(run.encoder.parameters()))
     with pytest.raises(UsageError, match="a module of your own"):
@@ -384,9 +384,9 @@ def test_the_walk_from_pretrain_to_rows(tmp_path: Path) -> None:
     labels = np.arange(64) % 2
     run = sv.pretrain(pictures(), out=tmp_path / "run", **tiny(epochs=1))
     encoder = sv.load(run.path)
-    assert not encoder.training and encoder(torch.zeros(3, 3, 16, 16)).shape == (3, 512)
+    assert not encoder.training and encoder(torch.zeros(3, 3, 16, 16)).shape == (3, 32)
     features = sv.embed(run.path, pictures())
-    assert features.shape == (64, 512) and features.dtype == np.float32
+    assert features.shape == (64, 32) and features.dtype == np.float32
     rows = sv.evaluate(run.path, (pictures(), labels), (pictures(), labels), protocols=("knn",), threads=1)
     assert sv.pretrain(pictures(), out=tmp_path / "run", **tiny(epochs=1)).rows == rows
     assert set(METHODS) < set(sv.methods())
