@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -223,6 +224,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(server: Server, de
                 break
             kills += 1
         assert weights(out) == weights(desk / "calm")
+        shutil.rmtree(out)
 
 
 def test_a_finished_run_of_stages_is_left_as_it_is(

@@ -135,6 +135,7 @@ def test_a_signal_saves_and_ends_with_75_and_the_command_goes_on(
     assert code == 0 and stops >= 1
     assert weights(out) == weights(whole)
     assert steps_logged(out) == steps_logged(whole)
+    shutil.rmtree(out)
 
 
 def test_a_second_ctrl_c_ends_at_once(server: Server, desk: Path) -> None:
