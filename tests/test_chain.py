@@ -205,7 +205,8 @@ def test_killed_at_the_worst_moments_it_ends_with_the_same_bits(
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(server: Server, desk: Path) -> None:
-    text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x3,16x2 --batch-size 16 --threads 1 --save-every 0.1"
+    text = f"pretrain {desk / 'array.npy'} --method moco_v2 --stages 8x3,16x2 --batch-size 16 --threads 1 --save-every 0.02"
+    text += " --encoder dense_small:8-16-32"
     started = time.monotonic()
     code, said = server.run([*text.split(), "--out", str(desk / "calm")])
     assert code == 0, said

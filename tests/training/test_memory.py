@@ -304,7 +304,7 @@ def test_batch_norm_over_processes_moves_once_too(server: Server, tmp_path: Path
 @pytest.mark.parametrize("dropout", [False, True])
 def test_gradients_in_pieces_are_those_of_the_whole_batch(inner: Passes, n: int, dropout: bool) -> None:
     torch.manual_seed(0)
-    net, _ = build_encoder("vit_tiny_patch16_224", size=16)
+    net, _ = build_encoder("vit_tiny_patch16_224", size=16, depth=2)
     net = net.double().train()
     x = torch.randn(5, 3, 16, 16, dtype=torch.float64, requires_grad=True)
 
@@ -328,7 +328,7 @@ def test_gradients_in_pieces_are_those_of_the_whole_batch(inner: Passes, n: int,
     expected = contrast(in_turn if dropout else plain)
     torch.manual_seed(1)
     found = contrast(Pieces(n, inner))
-    assert len(found) == len(expected) > 100
+    assert len(found) == len(expected) > 25
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -364,7 +364,7 @@ def test_batch_statistics_are_refused_in_pieces() -> None:
 
 def networks(name: str, size: int = 16, target: Momentum | Shared | None = None) -> Networks:
     torch.manual_seed(0)
-    net, config = build_encoder(name, size=size)
+    net, config = build_encoder(name, size=size, depth=2 if name.startswith("vit") else None)
     return Networks(net, config.features, Heads(MLP((16,), 8), MLP((16,), 8)), target or Shared()).train()
 
 
