@@ -130,8 +130,9 @@ class SelfSupervisedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Example:
             >>> import smallview as sv
             >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
-            >>> run = sv.pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=tempfile.mkdtemp(), quiet=True)
-            >>> SelfSupervisedEncoder.from_run(run.path).transform(pictures).shape
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     run = sv.pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=f"{folder}/run", quiet=True)
+            ...     SelfSupervisedEncoder.from_run(run.path).transform(pictures).shape
             (8, 16)
         """
         wrapped = cls(weights_from=run, epochs=0, **parameters)

@@ -91,9 +91,10 @@ def export(
     Example:
         >>> from smallview.networks.encoders import build_encoder, save_encoder
         >>> net, config = build_encoder("dense_small:8-16", size=16)
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_encoder(net, EncoderConfig(**{**asdict(config), "mean": (0.5,) * 3, "std": (0.25,) * 3}), folder / "encoder")
-        >>> export(folder / "encoder", "hub", folder / "out").files
+        >>> config = EncoderConfig(**{**asdict(config), "mean": (0.5,) * 3, "std": (0.25,) * 3})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_encoder(net, config, Path(folder) / "encoder")
+        ...     export(f"{folder}/encoder", "hub", f"{folder}/out").files
         ('README.md', 'config.json', 'load.py', 'model.safetensors')
     """
     target = target_of(to)

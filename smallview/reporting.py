@@ -91,8 +91,9 @@ def report(
     Example:
         >>> import numpy as np, smallview as sv, tempfile
         >>> pictures = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 3), np.uint8)
-        >>> run = sv.pretrain(pictures, epochs=1, out=tempfile.mkdtemp(), quiet=True)
-        >>> report(run.path, data=pictures).name
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = sv.pretrain(pictures, epochs=1, out=f"{folder}/run", quiet=True)
+        ...     report(run.path, data=pictures).name
         'report.html'
     """
     folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)

@@ -89,7 +89,8 @@ def pretrain(
     Example:
         >>> import numpy as np, tempfile
         >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
-        >>> run = pretrain(pictures, epochs=1, out=tempfile.mkdtemp(), quiet=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pretrain(pictures, epochs=1, out=f"{folder}/run", quiet=True)
         >>> run.encoder(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 512])
     """

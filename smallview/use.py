@@ -37,8 +37,9 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         >>> import tempfile, torch, numpy as np
         >>> from smallview import pretrain
         >>> pictures = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), np.uint8)
-        >>> run = pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=tempfile.mkdtemp(), quiet=True)
-        >>> load(run.path)(torch.zeros(2, 3, 8, 8)).shape
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pretrain(pictures, encoder="dense_small:8-16", epochs=1, out=f"{folder}/run", quiet=True)
+        ...     load(run.path)(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 16])
     """
     return load_encoder(path, into)[0]

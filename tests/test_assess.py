@@ -31,7 +31,9 @@ TRAIN, TEST = data(60, 0), data(30, 1)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("assess") / "run"
-    return smallview.pretrain(TRAIN[0], "simclr", epochs=1, size=12, batch_size=20, threads=1, out=out, quiet=True).path
+    return smallview.pretrain(
+        TRAIN[0], "simclr", "dense_small:8-16-32", epochs=1, size=12, batch_size=20, threads=1, out=out, quiet=True
+    ).path
 
 
 def rows(*given: Any, **options: Any) -> list[smallview.Row]:
@@ -154,13 +156,17 @@ def test_weights_of_others(run: Path, tmp_path: Path) -> None:
     net, _ = load_encoder(run)
     torch.save({"state_dict": {f"module.backbone.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "peer.ckpt")
     said: list[str] = []
-    found = rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "peer.ckpt", size=12, say=said.append, cache=False)
-    assert "25 of 25 tensors" in said[0] and found[0].settings["encoder"] == "peer"
+    found = rows(
+        "dense_small:8-16-32", TRAIN, TEST, "knn", weights=tmp_path / "peer.ckpt", size=12, say=said.append, cache=False
+    )
+    assert "15 of 15 tensors" in said[0] and found[0].settings["encoder"] == "peer"
     few = dict(list(net.state_dict().items())[:2])
     torch.save(few, tmp_path / "few.pth")
-    with pytest.raises(UsageError, match=r"2 of 25 tensors.*--weights-coverage 0.08"):
-        rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12)
-    assert rows("dense_small", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12, weights_coverage=0.05, cache=False)
+    with pytest.raises(UsageError, match=r"2 of 15 tensors.*--weights-coverage 0.13"):
+        rows("dense_small:8-16-32", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12)
+    assert rows(
+        "dense_small:8-16-32", TRAIN, TEST, "knn", weights=tmp_path / "few.pth", size=12, weights_coverage=0.05, cache=False
+    )
     # the stem that the file has is taken, whatever the size's rule
     standard, _ = build_encoder("resnet18", size=32, stem="standard")
     assert build_encoder("resnet18", size=32)[1].stem == "small"

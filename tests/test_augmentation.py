@@ -36,7 +36,7 @@ def test_it_reaches_the_maker(mode: str) -> None:
 def test_a_run_goes_on_with_the_views_that_it_began_with(
     stop_after: Callable[[pytest.MonkeyPatch, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {"batch_size": 16, "threads": 1, "quiet": True, "epochs": 2}
+    given: dict[str, Any] = {"encoder": "dense_small:8-16-32", "batch_size": 16, "threads": 1, "quiet": True, "epochs": 2}
     parity = given | {"sets": {"augmentation": "parity"}}
     modes: set[str] = set()
     draw = ViewMaker.draw

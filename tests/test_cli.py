@@ -20,7 +20,7 @@ from smallview.cli import main
 from smallview.config import RunConfig
 from smallview.settings import from_tables, load_toml
 
-TINY = "--size 16 --batch-size 16 --epochs 1 --threads 1"
+TINY = "--encoder dense_small:8-16-32 --size 16 --batch-size 16 --epochs 1 --threads 1"
 
 
 class Told(NamedTuple):
@@ -326,7 +326,7 @@ def test_embedding_writes_a_row_for_every_name(call: Call, desk: Path, finished:
     assert call("embed finished labeled/train --out rows --threads 1 --normalize").code == 0
     features = np.load(desk / "rows" / "embeddings.npy")
     index = [json.loads(line) for line in (desk / "rows" / "index.jsonl").read_text().splitlines()]
-    assert features.shape == (12, 512) and features.dtype == np.float32
+    assert features.shape == (12, 32) and features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, atol=1e-5)
     assert [entry["row"] for entry in index] == list(range(12))
     assert [entry["name"] for entry in index] == sorted(f"{c}/{i}.png" for c in "ab" for i in range(6))
@@ -340,7 +340,7 @@ def test_embedding_says_which_pictures_it_left_out(call: Call, desk: Path, finis
     (desk / "part" / "1.png").write_bytes((desk / "part" / "1.png").read_bytes()[:60])
     told = call("embed finished part --out part-embedded --threads 1")
     assert told.code == 0 and "1 unreadable picture left out" in told.err
-    assert np.load(desk / "part-embedded" / "embeddings.npy").shape == (2, 512)
+    assert np.load(desk / "part-embedded" / "embeddings.npy").shape == (2, 32)
     assert json.loads((desk / "part-embedded" / "bad_files.jsonl").read_text())["path"] == "1.png"
 
 
@@ -417,8 +417,8 @@ def test_a_real_process_in_a_plain_locale(desk: Path, finished: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert b"6 pictures, 512 features each" in done.stderr
-    assert np.load(desk / "plain ü" / "embeddings.npy").shape == (6, 512)
+    assert b"6 pictures, 32 features each" in done.stderr
+    assert np.load(desk / "plain ü" / "embeddings.npy").shape == (6, 32)
 
 
 def test_colour_is_only_for_terminals_that_want_it(desk: Path) -> None:

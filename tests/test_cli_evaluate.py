@@ -22,7 +22,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(root / f"{name}.npz", images=x, labels=y)
     for method in ("simclr", "byol"):
         smallview.pretrain(
-            str(root / "train.npz"), method, epochs=1, size=8, batch_size=16, threads=1, out=root / method, quiet=True
+            str(root / "train.npz"),
+            method,
+            "dense_small:8-16-32",
+            epochs=1,
+            size=8,
+            batch_size=16,
+            threads=1,
+            out=root / method,
+            quiet=True,
         )
     return root
 

@@ -16,7 +16,9 @@ from smallview.cli import main
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli")
     np.save(root / "a.npy", np.random.default_rng(0).integers(0, 255, (32, 8, 8, 3), np.uint8))
-    smallview.pretrain(str(root / "a.npy"), epochs=1, batch_size=16, threads=1, out=root / "run", quiet=True)
+    smallview.pretrain(
+        str(root / "a.npy"), encoder="dense_small:8-16-32", epochs=1, batch_size=16, threads=1, out=root / "run", quiet=True
+    )
     return root / "run"
 
 

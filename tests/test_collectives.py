@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from kill_server import Server
 from torch import Tensor, nn
 
 from smallview import collectives
@@ -43,13 +41,11 @@ def one(worker: ModuleType) -> Results:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
-    """What each of two processes found; one launch for all tests, because it takes seconds."""
+def two(server: Server, tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    """What each of two processes found; one launch for all tests."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, said = server.run(["--processes", "2", str(WORKER), str(folder)])
+    assert code == 0, said[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -25,7 +25,15 @@ def pictures(n: int = 64) -> np.ndarray:
 
 
 def tiny(**more: Any) -> dict[str, Any]:
-    return {"batch_size": 16, "threads": 1, "quiet": True, "epochs": 2, "save_every": 1e-9, **more}
+    return {
+        "encoder": "dense_small:8-16-32",
+        "batch_size": 16,
+        "threads": 1,
+        "quiet": True,
+        "epochs": 2,
+        "save_every": 1e-9,
+        **more,
+    }
 
 
 def weights(folder: Path) -> bytes:
@@ -162,7 +170,7 @@ def test_weights_that_changed_meanwhile_are_refused(
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     first = sv.pretrain(pictures(), out=tmp_path / "first", **tiny(epochs=1))
-    with pytest.raises(UsageError, match="has architecture dense_small and this run's has resnet10t"):
+    with pytest.raises(UsageError, match="has architecture dense_small:8-16-32 and this run's has resnet10t"):
         sv.pretrain(pictures(), out=tmp_path / "no", **tiny(weights_from=str(first.path), encoder="resnet10t"))
     with pytest.raises(UsageError, match="no run or encoder folder"):
         sv.pretrain(pictures(), out=tmp_path / "no", **tiny(weights_from=str(tmp_path / "nothing")))
@@ -180,9 +188,9 @@ class Own(nn.Module):
 
 
 def test_weights_of_a_module_of_ones_own(tmp_path: Path) -> None:
-    first = sv.pretrain(pictures(), encoder=Own(), out=tmp_path / "first", **tiny(epochs=1))
-    frozen = tiny(epochs=1, weights_from=str(first.path), sets={"optimizer.lr": 1e-9})
-    second = sv.pretrain(pictures(), encoder=Own(), out=tmp_path / "second", **frozen)
+    first = sv.pretrain(pictures(), out=tmp_path / "first", **tiny(encoder=Own(), epochs=1))
+    frozen = {"epochs": 1, "weights_from": str(first.path), "sets": {"optimizer.lr": 1e-9}}
+    second = sv.pretrain(pictures(), out=tmp_path / "second", **tiny(encoder=Own(), **frozen))
     torch.testing.assert_close(second.encoder.body[0].weight, first.encoder.body[0].weight, rtol=0, atol=1e-5)
     with pytest.raises(SmallviewError, match="do not fit"):
-        sv.pretrain(pictures(), encoder=Own(9), out=tmp_path / "third", **frozen)
+        sv.pretrain(pictures(), out=tmp_path / "third", **tiny(encoder=Own(9), **frozen))

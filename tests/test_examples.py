@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kill_server import Server
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -19,18 +20,11 @@ PLAIN_LOOP = ROOT / "examples" / "plain_loop.py"
 TINY = ("--size", "12", "--batch-size", "16")
 
 
-def losses(*arguments: object) -> list[float]:
+def losses(server: Server, *arguments: object) -> list[float]:
     """The loss of each epoch of a plain loop in a process of its own, where a warning is an error."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(PLAIN_LOOP), *TINY, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return [float(loss) for loss in re.findall(r"^epoch \d+  loss (\S+)$", done.stdout, re.MULTILINE)]
+    code, said = server.run([str(PLAIN_LOOP), *TINY, *map(str, arguments)])
+    assert code == 0 and not re.search(r"\w+(Warning|Error)\b", said), said
+    return [float(loss) for loss in re.findall(r"^epoch \d+  loss (\S+)$", said, re.MULTILINE)]
 
 
 def fall(found: list[float]) -> float:
@@ -38,27 +32,27 @@ def fall(found: list[float]) -> float:
     return found[0] - sum(found[-3:]) / 3
 
 
-def test_the_loss_falls_on_digits() -> None:
-    found = losses("--limit", 128, "--epochs", 6)
+def test_the_loss_falls_on_digits(server: Server) -> None:
+    found = losses(server, "--limit", 128, "--epochs", 6)
     assert len(found) == 6
     assert fall(found) > 0.2
 
 
-def test_the_loss_falls_on_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_the_loss_falls_on_a_folder_of_pictures(server: Server, tmp_path: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (64, 2, 2, 3), np.uint8)
     for i, four in enumerate(colours):
         place = tmp_path / str(i % 2) / f"{i}.{'png' if i % 2 else 'JPG'}"
         place.parent.mkdir(exist_ok=True)
         Image.fromarray(four.repeat(8, 0).repeat(8, 1)).save(place)
     (tmp_path / "notes.txt").write_text("no picture")
-    found = losses("--pictures", tmp_path, "--loss", "relic", "--epochs", 6)
+    found = losses(server, "--pictures", tmp_path, "--loss", "relic", "--epochs", 6)
     assert len(found) == 6
     assert fall(found) > 0.2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason='lightly is not installed: pip install ".[bench]"')
-def test_the_loss_falls_on_views_of_lightly() -> None:
-    found = losses("--limit", 128, "--epochs", 10, "--views", "lightly")
+def test_the_loss_falls_on_views_of_lightly(server: Server) -> None:
+    found = losses(server, "--limit", 128, "--epochs", 10, "--views", "lightly")
     assert len(found) == 10
     assert fall(found) > 0.05  # harder views, and not of torch's seed
 

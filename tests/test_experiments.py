@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
+
+from kill_server import Server
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_fast_against_parity_views_in_miniature() -> None:
-    command = [sys.executable, "experiments/views_modes.py", "--miniature", "--seeds", "0,1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    *pairs, summary = (json.loads(line) for line in done.stdout.splitlines())
+def printed(server: Server, name: str, *arguments: str) -> str:
+    code, said = server.run([str(ROOT / "experiments" / f"{name}.py"), *arguments])
+    assert code == 0, said
+    return said
+
+
+def results(said: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+def test_fast_against_parity_views_in_miniature(server: Server) -> None:
+    said = printed(server, "views_modes", "--miniature", "--seeds", "0,1")
+    *pairs, summary = results(said)
     assert [pair["seed"] for pair in pairs] == [0, 1] and summary["pairs"] == 2
     for pair in pairs:
         assert 25.0 < pair["fast"] <= 100.0 and abs(pair["fast"] - pair["parity"] - pair["difference"]) < 0.011
@@ -24,47 +31,35 @@ def test_fast_against_parity_views_in_miniature() -> None:
     assert abs(summary["mean_difference"] - mean) < 0.011 and summary["lower_95"] <= summary["mean_difference"]
 
 
-def test_label_free_scores_in_miniature() -> None:
-    command = [sys.executable, "experiments/label_free.py", "--miniature"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+def test_label_free_scores_in_miniature(server: Server) -> None:
+    said = printed(server, "label_free", "--miniature")
+    lines = results(said)
     trainings, correlations = [[line for line in lines if (key in line)] for key in ("training", "score")]
     assert len(trainings) == 4 and {line["score"] for line in correlations} >= {"lidar", "rankme", "clid", "stability"}
     for line in [line for line in correlations if "none" not in line]:
         assert -1.0 <= line["low"] <= line["value"] <= line["high"] <= 1.0 and line["n"] == 4
 
 
-def test_a_detector_in_miniature() -> None:
-    command = [sys.executable, "experiments/detection.py", "--miniature"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
-    assert done.returncode == 0, done.stderr
-    (line,) = [json.loads(line) for line in done.stdout.splitlines()]
+def test_a_detector_in_miniature(server: Server) -> None:
+    said = printed(server, "detection", "--miniature")
+    (line,) = results(said)
     assert line["backbone"] == "untrained" and 0.0 <= line["AP50 %"] <= 100.0 and line["loss"] > 0.0
 
 
-def test_starting_small_in_miniature(tmp_path: Path) -> None:
-    command = [sys.executable, "experiments/small_is_beautiful.py", "--miniature", "--seeds", "0", "--out", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def test_starting_small_in_miniature(server: Server, tmp_path: Path) -> None:
+    said = printed(server, "small_is_beautiful", "--miniature", "--seeds", "0", "--out", str(tmp_path))
+    lines = results(said)
     assert len(lines) == 10 and all(34.0 < line["linear top-1 %"] <= 100.0 for line in lines)
-    table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and "schedule" not in line]
+    table = [line.split(" | ") for line in said.splitlines() if line.startswith("| ") and "schedule" not in line]
     flops = {row[0][2:]: float(row[3]) for row in table}
     assert flops["full"] == 1.0 and 0.3 < flops["half, then full; equal epochs"] < 0.8
     # what is called equal compute costs what `full` does, up to whole epochs of few steps
     assert all(abs(value - 1.0) < 0.3 for name, value in flops.items() if "equal compute" in name or "equal steps" in name)
 
 
-def test_the_recipes_in_miniature() -> None:
-    command = [sys.executable, "experiments/recipes.py", "--miniature"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115)
-    assert done.returncode == 0, done.stderr
-    *runs, order = (json.loads(line) for line in done.stdout.splitlines())
+def test_the_recipes_in_miniature(server: Server) -> None:
+    said = printed(server, "recipes", "--miniature")
+    *runs, order = results(said)
     assert len(runs) == 3 == len(order["best first"]["linear"])
     best = max(runs, key=lambda run: run["linear"])
     assert next(run for run in runs if run["recipe"] == order["best first"]["linear"][0])["linear"] == best["linear"]

@@ -321,7 +321,7 @@ def test_a_colour_that_the_pictures_cannot_have_is_told_before_masks_are_found()
 
 
 def tiny(**more: Any) -> dict[str, Any]:
-    return {"batch_size": 16, "threads": 1, "quiet": True, "epochs": 2, **more}
+    return {"encoder": "dense_small:8-16-32", "batch_size": 16, "threads": 1, "quiet": True, "epochs": 2, **more}
 
 
 def weights(folder: Path) -> bytes:

@@ -24,7 +24,7 @@ Stop = Callable[[pytest.MonkeyPatch, int], None]
 
 
 def _settings(**more: Any) -> dict[str, Any]:
-    return {"size": 16, "batch_size": 8, "epochs": 2, "threads": 1, "quiet": True, **more}
+    return {"encoder": "dense_small:8-16-32", "size": 16, "batch_size": 8, "epochs": 2, "threads": 1, "quiet": True, **more}
 
 
 @pytest.fixture
@@ -123,6 +123,7 @@ def test_on_the_command_line(
     _begin(str(folder), tmp_path / "run", stop_after, monkeypatch)
     told = _change(folder)
     line = ["pretrain", str(folder), "--out", out, "--size=16", "--batch-size=8", "--epochs=2", "--threads=1", "-q"]
+    line += ["--encoder", "dense_small:8-16-32"]
     with pytest.raises(SystemExit) as code:
         main(line)
     said = capsys.readouterr().err

@@ -38,7 +38,7 @@ def pictures(n: int = 32, side: int = 16) -> np.ndarray:
 
 
 def tiny(**more: Any) -> dict[str, Any]:
-    return {"batch_size": 16, "threads": 1, "quiet": True, "epochs": 4, **more}
+    return {"encoder": "dense_small:8-16-32", "batch_size": 16, "threads": 1, "quiet": True, "epochs": 4, **more}
 
 
 def config_of(data: np.ndarray, **sets: object) -> RunConfig:

@@ -22,7 +22,7 @@ def data(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(random.normal(60 + 60 * y[:, None, None, None], 30, (n, 8, 8, 3)), 0, 255).astype(np.uint8), y
 
 
-GIVEN = {"epochs": 1.0, "size": 8, "batch_size": 16, "threads": 1}
+GIVEN = {"encoder": "dense_small:8-16-32", "epochs": 1.0, "size": 8, "batch_size": 16, "threads": 1}
 
 
 def test_every_choice_is_trained_and_ranked_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

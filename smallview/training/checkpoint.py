@@ -51,12 +51,11 @@ def save(
     written; every earlier checkpoint is then as it was, and training may go on.
 
     Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> import torch
-        >>> save(folder, 12, {"weight": torch.zeros(2)}, {"epoch": 0}).name
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Path(folder), 12, {"weight": torch.zeros(2)}, {"epoch": 0}).name
+        ...     load_latest(Path(folder))
         'step-000012'
-        >>> load_latest(folder)
         (12, {'weight': tensor([0., 0.])}, {'epoch': 0}, [])
     """
     files: dict[str, list[Piece]] = {STATE: [json.dumps(dict(state)).encode()], TENSORS: pieces_of(tensors)}

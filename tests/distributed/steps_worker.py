@@ -1,4 +1,4 @@
-"""What every process of test_steps_distributed.py trains: twenty steps of every preset in float64, on real views of the same pictures."""
+"""What every process of test_steps_distributed.py trains: ten steps of every preset in float64, on real views of the same pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from presets_worker import Tiny, small
 
 from smallview import collectives
@@ -31,7 +30,7 @@ from smallview.training.processes import joined
 from smallview.training.state import TrainState
 from smallview.views.making import ViewMaker
 
-PICTURES, B, SIZE, STEPS, SEED = 44, 20, 16, 20, 3
+PICTURES, B, SIZE, STEPS, SEED = 44, 20, 16, 10, 3
 CPU = torch.device("cpu")
 Results = dict[str, Any]
 
@@ -102,7 +101,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with joined("cpu"):
         out = {"results": results(), "plain BatchNorm": trained(PRESETS["simclr"](), synchronized=False)}
-        torch.save(out, folder / f"{dist.get_world_size()}-{collectives.rank()}.pt")
+        torch.save(out, folder / f"{collectives.world()}-{collectives.rank()}.pt")
 
 
 if __name__ == "__main__":

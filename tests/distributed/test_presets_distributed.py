@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from kill_server import Server
 from torch import Tensor
 
 from smallview.presets import PRESETS
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("presets_worker.py")
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 Results = dict[str, Any]
@@ -33,13 +30,11 @@ def one() -> dict[str, Results]:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Results]]]:
-    """What each of two processes found; one launch for all presets, because it takes seconds."""
+def launched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Results]]]:
+    """What each of two processes found; one launch for all presets."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, said = server.run(["--processes", "2", str(WORKER), str(folder)])
+    assert code == 0, said[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

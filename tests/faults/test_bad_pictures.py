@@ -52,7 +52,7 @@ def photos(folder: Path, bad: bool) -> set[str]:
 
 
 def settings(**more: Any) -> dict[str, Any]:
-    return {"size": 16, "batch_size": 16, "epochs": 2, "threads": 1, "quiet": True, **more}
+    return {"encoder": "dense_small:8-16", "size": 16, "batch_size": 16, "epochs": 2, "threads": 1, "quiet": True, **more}
 
 
 def test_a_few_are_named_and_all_other_batches_are_as_without_them(

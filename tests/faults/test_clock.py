@@ -32,7 +32,15 @@ def jump(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
 
 def train(out: Path, **more: Any) -> sv.Run:
     pictures = np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8)
-    settings = {"batch_size": 16, "threads": 1, "epochs": 3, "save_every": 1e-9, "quiet": True, **more}
+    settings = {
+        "encoder": "dense_small:8-16",
+        "batch_size": 16,
+        "threads": 1,
+        "epochs": 3,
+        "save_every": 1e-9,
+        "quiet": True,
+        **more,
+    }
     return sv.pretrain(pictures, out=out, **settings)
 
 
@@ -64,7 +72,9 @@ def test_a_run_has_sane_times_and_the_same_bytes(
 def test_minutes_are_measured_by_a_clock_that_does_not_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jump(monkeypatch, 0.0, DAY, -DAY)
     pictures = np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8)
-    run = sv.pretrain(pictures, out=tmp_path / "run", batch_size=16, threads=1, minutes=0.005, quiet=True)
+    run = sv.pretrain(
+        pictures, out=tmp_path / "run", encoder="dense_small:8-16", batch_size=16, threads=1, minutes=0.005, quiet=True
+    )
     assert 1 <= json.loads((run.path / "summary.json").read_text())["cost"]["steps"] < 10_000
 
 

@@ -19,6 +19,7 @@ from smallview.training import checkpoint
 resource = pytest.importorskip("resource", reason="no limit of file sizes can be had here")
 pytestmark = pytest.mark.usefixtures("apart")
 StopAfter = Callable[[pytest.MonkeyPatch, int], None]
+ENCODER = "dense_small:16-32-64"  # written, it is larger than the largest limit
 LIMIT = 100_000  # bytes, far below a checkpoint and above everything else
 
 
@@ -38,7 +39,7 @@ def test_three_failed_saves_end_the_run_and_the_last_good_checkpoint_goes_on(
     pictures = np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8)
     np.save(tmp_path / "array.npy", pictures)
     words = f"pretrain {tmp_path / 'array.npy'} --out {tmp_path / 'run'} --batch-size 16 --epochs 4 --threads 1"
-    line = [*words.split(), "--save-every", "1e-9"]
+    line = [*words.split(), "--encoder", ENCODER, "--save-every", "1e-9"]
     checkpoints = tmp_path / "run" / "checkpoints"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         stop_after(patch, 3)
@@ -60,7 +61,7 @@ def test_three_failed_saves_end_the_run_and_the_last_good_checkpoint_goes_on(
     assert loaded is not None and loaded[0] == 3 and loaded[3] == []
     main(line)
     assert "resuming at step 3 of 16" in capsys.readouterr().err
-    whole = sv.pretrain(pictures, out=tmp_path / "whole", batch_size=16, epochs=4, threads=1, quiet=True)
+    whole = sv.pretrain(pictures, out=tmp_path / "whole", encoder=ENCODER, batch_size=16, epochs=4, threads=1, quiet=True)
     encoder = Path("encoder") / "model.safetensors"
     assert (tmp_path / "run" / encoder).read_bytes() == (whole.path / encoder).read_bytes()
     steps = [json.loads(record)["step"] for record in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -84,8 +85,8 @@ def test_a_run_that_can_save_nothing_from_its_start_is_told(tmp_path: Path, stop
     with pytest.MonkeyPatch.context() as patch, files_up_to(LIMIT):
         stop_after(patch, 2)
         with pytest.raises(StoppedError, match="stopped at step 2 of 8 and NOT saved"):
-            sv.pretrain(pictures, out=tmp_path / "run", batch_size=16, epochs=2, threads=1, quiet=True)
-    run = sv.pretrain(pictures, out=tmp_path / "run", batch_size=16, epochs=2, threads=1, quiet=True)
+            sv.pretrain(pictures, out=tmp_path / "run", encoder=ENCODER, batch_size=16, epochs=2, threads=1, quiet=True)
+    run = sv.pretrain(pictures, out=tmp_path / "run", encoder=ENCODER, batch_size=16, epochs=2, threads=1, quiet=True)
     assert (run.path / "summary.json").exists()
 
 
@@ -96,7 +97,20 @@ def test_whatever_can_no_longer_be_written_is_one_line_and_the_same_command_goes
     """The marker, the settings, the pictures' names, the metrics, the encoder: each limit lets through what is smaller."""
     monkeypatch.chdir(tmp_path)
     np.save("array.npy", np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8))
-    line = ["pretrain", "array.npy", "--out", "run", "--batch-size", "16", "--epochs", "5", "--threads", "1"]
+    line = [
+        "pretrain",
+        "array.npy",
+        "--out",
+        "run",
+        "--encoder",
+        ENCODER,
+        "--batch-size",
+        "16",
+        "--epochs",
+        "5",
+        "--threads",
+        "1",
+    ]
     with files_up_to(limit), pytest.raises(SystemExit) as ended:
         main(line)
     said = capsys.readouterr().err

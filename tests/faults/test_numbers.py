@@ -88,7 +88,15 @@ def pictures() -> np.ndarray:
 
 
 def settings(**more: Any) -> dict[str, Any]:
-    return {"method": "moco_v2", "batch_size": 8, "threads": 1, "epochs": 2, "quiet": True, **more}
+    return {
+        "method": "moco_v2",
+        "encoder": "dense_small:8-16",
+        "batch_size": 8,
+        "threads": 1,
+        "epochs": 2,
+        "quiet": True,
+        **more,
+    }
 
 
 def all_finite(folder: Path) -> bool:
@@ -123,7 +131,7 @@ def test_the_third_that_is_not_finite_ends_it_and_the_same_command_goes_on(
 ) -> None:
     np.save(tmp_path / "array.npy", pictures())
     words = f"pretrain {tmp_path / 'array.npy'} --out {tmp_path / 'run'} --method moco_v2 --batch-size 8 --epochs 2 --threads 1"
-    line = [*words.split(), "--save-every", "1e-9"]
+    line = [*words.split(), "--encoder", "dense_small:8-16", "--save-every", "1e-9"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         broken(patch, (4, 5, 6))
         main(line)

@@ -53,7 +53,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(os.fsencode(root / "photos" / CLASSES[0]) + b"/bad\xff\xfe.png", "wb") as file:
         Image.fromarray(pixels).save(file, "PNG")
     out = root / "runs" / "<img src=x onerror=alert(3)>"
-    smallview.pretrain(str(root / "photos"), epochs=2, size=12, batch_size=8, threads=1, out=out, quiet=True)
+    smallview.pretrain(
+        str(root / "photos"), encoder="dense_small:8-16-32", epochs=2, size=12, batch_size=8, threads=1, out=out, quiet=True
+    )
     smallview.evaluate(out, str(root / "photos"), str(root / "photos"), "knn,linear", threads=1)
     return root
 
@@ -143,7 +145,16 @@ def test_seeds_are_one_group_and_groups_are_compared(place: Path, tmp_path: Path
     pictures = str(place / "photos")
     for name, method, seed in (("a", "simclr", 0), ("b", "simclr", 1), ("c", "byol", 0)):
         smallview.pretrain(
-            pictures, method, epochs=1, size=12, batch_size=16, threads=1, seed=seed, out=tmp_path / name, quiet=True
+            pictures,
+            method,
+            "dense_small:8-16-32",
+            epochs=1,
+            size=12,
+            batch_size=16,
+            threads=1,
+            seed=seed,
+            out=tmp_path / name,
+            quiet=True,
         )
         smallview.evaluate(tmp_path / name, pictures, pictures, "linear", threads=1)
     text = read(report([tmp_path / "a", tmp_path / "b", tmp_path / "c"], tmp_path / "r.html").read_text(encoding="utf-8")).text
@@ -153,7 +164,7 @@ def test_seeds_are_one_group_and_groups_are_compared(place: Path, tmp_path: Path
 
 
 def test_stages_are_marked_on_the_curves(place: Path, tmp_path: Path) -> None:
-    given = {"batch_size": 8, "threads": 1, "stages": "8x1,12x1", "quiet": True}
+    given = {"encoder": "dense_small:8-16-32", "batch_size": 8, "threads": 1, "stages": "8x1,12x1", "quiet": True}
     run = smallview.pretrain(str(place / "photos"), out=tmp_path / "run", **given)
     page = report(run.path, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "from step 4: 8 px" in page and "from step 8: 12 px" in page and 'class="edge"' in page

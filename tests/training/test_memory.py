@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kill_server import Server
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -288,13 +286,10 @@ def test_a_block_that_writes_over_its_input_is_refused() -> None:
     same(passed(chain, lambda m, x: plain(m, x.clone()), x), passed(chain, lambda m, x: Recomputed()(m, x.clone()), x))
 
 
-def test_batch_norm_over_processes_moves_once_too(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    worker = root / "tests" / "distributed" / "recomputed_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(worker), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_batch_norm_over_processes_moves_once_too(server: Server, tmp_path: Path) -> None:
+    worker = Path(__file__).parents[1] / "distributed" / "recomputed_worker.py"
+    code, said = server.run(["--processes", "2", str(worker), str(tmp_path)])
+    assert code == 0, said[-3000:]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for expected, again in found:
         same(expected, again)
@@ -309,7 +304,7 @@ def test_batch_norm_over_processes_moves_once_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dropout", [False, True])
 def test_gradients_in_pieces_are_those_of_the_whole_batch(inner: Passes, n: int, dropout: bool) -> None:
     torch.manual_seed(0)
-    net, _ = build_encoder("vit_tiny_patch16_224", size=16)
+    net, _ = build_encoder("vit_tiny_patch16_224", size=16, depth=2)
     net = net.double().train()
     x = torch.randn(5, 3, 16, 16, dtype=torch.float64, requires_grad=True)
 
@@ -333,7 +328,7 @@ def test_gradients_in_pieces_are_those_of_the_whole_batch(inner: Passes, n: int,
     expected = contrast(in_turn if dropout else plain)
     torch.manual_seed(1)
     found = contrast(Pieces(n, inner))
-    assert len(found) == len(expected) > 100
+    assert len(found) == len(expected) > 25
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -369,7 +364,7 @@ def test_batch_statistics_are_refused_in_pieces() -> None:
 
 def networks(name: str, size: int = 16, target: Momentum | Shared | None = None) -> Networks:
     torch.manual_seed(0)
-    net, config = build_encoder(name, size=size)
+    net, config = build_encoder(name, size=size, depth=2 if name.startswith("vit") else None)
     return Networks(net, config.features, Heads(MLP((16,), 8), MLP((16,), 8)), target or Shared()).train()
 
 

@@ -208,7 +208,11 @@ def check(name: str, at: int) -> Watched:
     return run
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+# the terms, target and negatives of another preset, in more stages, views or with softer targets: these are broken late alone
+KIN = ("combined", "light_moco", "relic_v2", "s3l_byol", "s3l_moco", "s3l_simclr", "simclr_small_batch")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in KIN)) for name in sorted(PRESETS)])
 def test_every_preset_broken_early_is_seen_within_50_steps(name: str) -> None:
     check(name, at=125)
 
