@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import os
@@ -54,6 +55,27 @@ def check_folder(path: str | Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SmallviewError(f"cannot write to the folder {str(path)!r}: {reason}; choose another --out") from None
+
+
+def close_path(path: str | Path) -> str:
+    """` (did you mean "x"?)` for a path that is not there, where a name beside its first missing part is close; else nothing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "labeled" / "train").mkdir(parents=True)
+        >>> close_path(folder / "labelled" / "train").replace(str(folder), "...")
+        ' (did you mean ".../labeled/train"?)'
+        >>> close_path(folder / "zzz")
+        ''
+    """
+    path = Path(path)
+    with contextlib.suppress(OSError, ValueError):
+        missing = next(part for part in reversed((path, *path.parents)) if not part.exists())
+        close = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1)
+        if close:
+            return f' (did you mean "{missing.with_name(close[0]) / path.relative_to(missing)}"?)'
+    return ""
 
 
 def sync_folder(path: Path) -> None:

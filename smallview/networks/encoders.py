@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import SmallviewError, UsageError, suggest
+from smallview.files import close_path
 from smallview.networks.dense_small import DenseSmall, strides_of, widths_of
 from smallview.networks.modes import evaluating
 from smallview.networks.truncating import count_stages, truncate
@@ -239,7 +240,9 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
 
     root = Path(folder)
     if not root.exists():
-        raise UsageError(f"no run or encoder folder at {root}; wanted one, or a timm name with its tag, as in resnet18.a1_in1k")
+        raise UsageError(
+            f"no run or encoder folder at {root}{close_path(root)}; wanted one, or a timm name with its tag, as in resnet18.a1_in1k"
+        )
     place = root / "encoder" if (root / "encoder").is_dir() else root
     if not (place / "config.json").is_file() or not (place / "model.safetensors").is_file():
         hint = (
