@@ -38,7 +38,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         BEFORE,
         ("smallview plan photos/ --minutes 30", "smallview plan photos/ --minutes 30 --memory 4 --task retrieval"),
         _ANY,
-        ("budget", "plan"),
+        ("budget",),
     ),
     "methods": (BEFORE, ("smallview methods", "smallview methods simo"), (0, 2), ("choose", "methods")),
     "views": (

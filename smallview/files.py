@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -76,6 +76,22 @@ def close_path(path: str | Path) -> str:
         if close:
             return f' (did you mean "{missing.with_name(close[0]) / path.relative_to(missing)}"?)'
     return ""
+
+
+def check_version(told: Any, newest: int, what: str, key: str = "format_version") -> None:
+    """UsageError for what a newer smallview wrote: what it says could be misread, and would look like damage.
+
+    Example:
+        >>> check_version({"format_version": 3}, 2, "run.toml")
+        Traceback (most recent call last):
+            ...
+        smallview.errors.UsageError: run.toml has format_version 3; this version reads up to 2: use the smallview that wrote it, or a newer one
+    """
+    version = told.get(key) if isinstance(told, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise UsageError(
+            f"{what} has {key} {version}; this version reads up to {newest}: use the smallview that wrote it, or a newer one"
+        )
 
 
 def sync_folder(path: Path) -> None:
