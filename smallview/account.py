@@ -12,7 +12,7 @@ from typing import Any
 
 from smallview.continuing import finished
 from smallview.errors import SmallviewError, UsageError
-from smallview.files import jsonl_lines
+from smallview.files import close_path, jsonl_lines
 from smallview.records import Row
 from smallview.settings import load_toml
 
@@ -103,7 +103,7 @@ def read_account(folder: str | Path, name: str | None = None) -> Account:
         raise UsageError(f"cannot look into {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
     if not known:
         there = "there is no folder" if not place.is_dir() else "there is no run in"
-        raise UsageError(f"{there} {place}; wanted a run folder, as smallview pretrain writes it")
+        raise UsageError(f"{there} {place}{close_path(place)}; wanted a run folder, as smallview pretrain writes it")
     missing: list[str] = []
     settings, recorded = _settings(place, missing)
     metrics = _metrics(place, missing)

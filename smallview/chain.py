@@ -69,7 +69,7 @@ def run_stages(source: Source, start: Start, call: Call) -> Run:
             link = replace(link, changed=in_turn(lambda: changed_source(folder, source, call.accept_data_change)))
         if leads:
             place.mkdir(parents=True, exist_ok=True)
-            stored = stored_config(place)
+            stored = stored_config(place, settings)
             if stored is not None:
                 settings = going_on(replace(settings, steps=stored.steps), stored, set(), place, call.say)
         wait_for_all()

@@ -4,69 +4,80 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from cyclopts import App
+from cyclopts import Parameter
 from cyclopts.config import Env
 
 from smallview import shell
 from smallview.cli_check import check
 from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_export import export
+from smallview.cli_help import HELP, OPTIONS, OTHER, PROLOGUE, told
 from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
 from smallview.cli_report import report
+from smallview.completion import Completed
 from smallview.errors import UsageError
-from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
+from smallview.flags import (
+    Config,
+    Device,
+    Json,
+    Masks,
+    Method,
+    On,
+    Pixels,
+    Place,
+    Quiet,
+    Sets,
+    Share,
+    Stem,
+    Threads,
+    Whole,
+    sets_of,
+)
 from smallview.shell import say
 
-HELP = """Self-supervised image learning that fits a small budget.
-
-`smallview pretrain` trains an encoder on unlabeled pictures; `smallview demo` shows the whole road in two minutes on pictures
-that need no download. Any command takes `--debug`, which shows where an error came from. An option may also come from the
-environment: SMALLVIEW_PRETRAIN_EPOCHS=3 is `smallview pretrain --epochs 3`.
-"""
-
-
-app = App(
+app = Completed(
     name="smallview",
     help=HELP,
-    help_prologue="Example: `smallview pretrain photos/`",
+    help_prologue=PROLOGUE,
+    help_epilogue="Where to read more: docs/README.md.",
     version=shell.version,
     help_on_error=False,
     config=Env("SMALLVIEW_", command=True),  # SMALLVIEW_PRETRAIN_EPOCHS=3 stands under the flag and over the file
+    default_parameter=Parameter(show_env_var=False),
+    group_parameters=OPTIONS,
+    group_commands=OTHER,
 )
-app.register_install_completion_command(add_to_startup=False)
-app.command(
-    evaluate,
-    help_prologue="Example: `smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test`",
-)
-app.command(compare, help_prologue="Example: `smallview compare runs/simclr-0 runs/simclr-1 runs/byol-0 runs/byol-1`")
-app.command(
-    sweep,
-    help_prologue="Example: `smallview sweep photos/ --over optimizer.lr=0.001,0.003 --over method=simclr,byol --epochs 10 --seeds 3`",
-)
-app.command(check, help_prologue="Example: `smallview check photos/ --test held-out/`")
-app.command(pretrain, help_prologue="Example: `smallview pretrain photos/ --minutes 30`")
-app.command(report, help_prologue="Example: `smallview report runs/photos-simclr-dense_small --out report.html`")
-app.command(plan, help_prologue="Example: `smallview plan photos/ --minutes 30`")
-app.command(export, help_prologue="Example: `smallview export runs/photos-simclr-resnet18 --to timm --out encoder-timm/`")
+app.register_install_completion_command(add_to_startup=False, help="Let Tab complete verbs, options and names in your shell.")
 
 
-@app.command(help_prologue="Example: `smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/`")
+def registered(verb: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a verb of the command line, with what its help opens and ends with."""
+    app.command(verb, **told(verb.__name__))
+    return verb
+
+
+for each in (check, plan, pretrain, sweep, evaluate, compare, report, export):
+    registered(each)
+
+
+@registered
 def embed(
-    run: str,
-    data: str,
+    run: Place,
+    data: Place,
     /,
     *,
-    out: str,
+    out: Place,
     normalize: On = False,
-    size: Whole | None = None,
-    weights: str | None = None,
-    weights_coverage: float = 1.0,
-    stem: str = "auto",
-    device: str = "auto",
-    threads: Whole | None = None,
+    size: Pixels | None = None,
+    weights: Place | None = None,
+    weights_coverage: Share = 1.0,
+    stem: Stem = "auto",
+    device: Device = "auto",
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -81,7 +92,7 @@ def embed(
     out
         The folder to write to.
     normalize
-        Cut every row to unit length.
+        Scale every row to length 1.
     size
         Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
     weights
@@ -93,7 +104,7 @@ def embed(
     device
         auto, cpu, cuda or mps.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     json_
         One JSON object on stdout.
     quiet
@@ -135,20 +146,20 @@ def embed(
             say(f"{made.rows:,} pictures, {made.features} features each")
 
 
-@app.command(help_prologue="Example: `smallview views photos/ --method byol --out sheet.png`")
+@registered
 def views(
-    data: str,
+    data: Place,
     /,
     *,
-    out: str = "views.png",
-    method: str | None = None,
-    size: Whole | None = None,
+    out: Place = "views.png",
+    method: Method | None = None,
+    size: Pixels | None = None,
     pictures: Whole = 8,
     repeats: Whole = 3,
     seed: Whole = 0,
-    masks: str | None = None,
+    masks: Masks | None = None,
     set_: Sets = (),
-    config: str | None = None,
+    config: Config | None = None,
     json_: Json = False,
 ) -> None:
     """Write a contact sheet of what the network will see, what was drawn for it, and the masks that it came from.
@@ -192,8 +203,8 @@ def views(
         print(path)
 
 
-@app.command(help_prologue="Example: `smallview methods simclr`")
-def methods(name: str | None = None, /, *, json_: Json = False) -> None:
+@registered
+def methods(name: Method | None = None, /, *, json_: Json = False) -> None:
     """List the methods, or show one with every setting and its unit.
 
     Parameters
@@ -214,8 +225,8 @@ def methods(name: str | None = None, /, *, json_: Json = False) -> None:
     print(explain.list_text(width) if name is None else explain.method_text(name, width), end="")
 
 
-@app.command(help_prologue="Example: `smallview demo`")
-def demo(*, out: str = "runs/demo", json_: Json = False) -> None:
+@registered
+def demo(*, out: Place = "runs/demo", json_: Json = False) -> None:
     """The whole road on real pictures that need no download: train, judge with few labels, embed.
 
     Parameters

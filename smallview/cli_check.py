@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 
-from smallview.flags import Json, Quiet, Whole
+from smallview.flags import Json, Method, Place, Quiet, Threads
 from smallview.shell import say
 
 
 def check(
-    data: str,
+    data: Place,
     /,
     *,
-    test: str | None = None,
-    method: str = "simclr",
-    sheet: str | None = None,
-    threads: Whole | None = None,
+    test: Place | None = None,
+    method: Method = "simclr",
+    sheet: Place | None = None,
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,7 +34,7 @@ def check(
     sheet
         An image file for the views that the method would make, as smallview views writes it.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     json_
         One JSON object on stdout, with all names.
     quiet

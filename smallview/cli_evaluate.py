@@ -7,38 +7,63 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from smallview import shell
+from smallview import completion, shell
 from smallview.errors import UsageError
-from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
+from smallview.flags import (
+    HOW,
+    JUDGED,
+    MACHINE,
+    Device,
+    Encoder,
+    Json,
+    Method,
+    Minutes,
+    Number,
+    On,
+    Pixels,
+    Place,
+    Quiet,
+    Sets,
+    Share,
+    Stem,
+    Threads,
+    Whole,
+    sets_of,
+)
 from smallview.shell import say
 
 Named = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 
 
 def evaluate(
-    run: str,
+    run: Place,
     /,
     *,
-    train: str,
-    test: str,
-    protocols: str = "knn,linear",
+    train: Annotated[Place, JUDGED],
+    test: Annotated[Place, JUDGED],
+    protocols: Annotated[
+        str, HOW, Parameter(metavar="NAMES", completer=completion.listed(*completion.PROTOCOLS))
+    ] = "knn,linear",
     set_: Sets = (),
-    transfer: Named = (),
-    shifted: Named = (),
-    train_masks: str | None = None,
-    test_masks: str | None = None,
-    weights: str | None = None,
-    weights_coverage: float = 1.0,
-    size: Whole | None = None,
-    stem: str = "auto",
-    device: str = "auto",
-    threads: Whole | None = None,
-    no_leaks: On = False,
-    no_cache: On = False,
+    transfer: Annotated[Named, JUDGED, Parameter(metavar="NAME=TRAIN,TEST")] = (),
+    shifted: Annotated[Named, JUDGED, Parameter(metavar="NAME=DATA")] = (),
+    train_masks: Annotated[Place | None, JUDGED] = None,
+    test_masks: Annotated[Place | None, JUDGED] = None,
+    weights: Annotated[Place | None, JUDGED] = None,
+    weights_coverage: Annotated[Share, JUDGED] = 1.0,
+    size: Annotated[Pixels | None, HOW] = None,
+    stem: Annotated[Stem, JUDGED] = "auto",
+    device: Device = "auto",
+    threads: Threads | None = None,
+    no_leaks: Annotated[On, HOW] = False,
+    no_cache: Annotated[On, MACHINE] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Judge an encoder on labeled pictures, beside raw pixels and the untrained encoder under the same protocol.
+
+    Each figure comes with the sentence that repeats it; a run's figures are kept in its rows.jsonl. The encoder is never changed, and one
+    that was changed since its run ended is refused.
 
     Parameters
     ----------
@@ -72,7 +97,7 @@ def evaluate(
     device
         auto, cpu, cuda or mps.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     no_leaks
         Do not look for test pictures that the training part has as well.
     no_cache
@@ -110,22 +135,22 @@ def evaluate(
 
 
 def sweep(
-    data: str,
+    data: Place,
     /,
     *,
-    over: Named = (),
+    over: Annotated[Named, Parameter(metavar="PATH=VALUE,VALUE")] = (),
     seeds: Whole = 1,
     random: Whole | None = None,
-    by: str | None = None,
-    out: str = "runs/sweep",
-    method: str | None = None,
-    encoder: str | None = None,
-    epochs: float | None = None,
-    minutes: float | None = None,
-    size: Whole | None = None,
+    by: Annotated[str | None, Parameter(metavar="NAME", completer=completion.words("linear", "knn", "label_free"))] = None,
+    out: Place = "runs/sweep",
+    method: Method | None = None,
+    encoder: Encoder | None = None,
+    epochs: Number | None = None,
+    minutes: Minutes | None = None,
+    size: Pixels | None = None,
     batch_size: Whole | None = None,
     set_: Sets = (),
-    threads: Whole | None = None,
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -162,7 +187,7 @@ def sweep(
     set_
         Any setting by its path, the same for all.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     json_
         One JSON object on stdout.
     quiet
@@ -232,10 +257,10 @@ def _pair(name: str, data: str) -> tuple[str, str]:
 
 
 def compare(
-    *runs: str,
-    by: str | None = None,
-    csv: str | None = None,
-    markdown: str | None = None,
+    *runs: Place,
+    by: Annotated[str | None, Parameter(metavar="METRIC")] = None,
+    csv: Place | None = None,
+    markdown: Place | None = None,
     json_: Json = False,
 ) -> None:
     """Set judged runs side by side: mean and spread over seeds, differences with intervals, costs, and who is best for its cost.

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
-from smallview.flags import Json, Quiet, Whole
+from cyclopts import Parameter
+
+from smallview import completion
+from smallview.flags import Json, Pixels, Place, Quiet, Share, Stem, Threads
 from smallview.shell import say
 
 
 def export(
-    run: str,
+    run: Place,
     /,
     *,
-    to: str,
-    out: str,
-    pictures: str | None = None,
-    input: str = "normalised",
-    weights: str | None = None,
-    weights_coverage: float = 1.0,
-    size: Whole | None = None,
-    stem: str = "auto",
-    threads: Whole | None = None,
+    to: Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.TARGETS))],
+    out: Place,
+    pictures: Place | None = None,
+    input: Annotated[str, Parameter(metavar="KIND", completer=completion.words(*completion.INPUTS))] = "normalised",
+    weights: Place | None = None,
+    weights_coverage: Share = 1.0,
+    size: Pixels | None = None,
+    stem: Stem = "auto",
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,7 +51,7 @@ def export(
     stem
         auto, standard or small, for an encoder given by --weights.
     threads
-        CPU threads for reading pictures.
+        CPU threads for reading pictures. Default: the cores of this machine.
     json_
         One JSON object on stdout.
     quiet

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from smallview import completion
 from smallview.errors import UsageError
-from smallview.flags import Json, Quiet, Whole
+from smallview.flags import Device, Json, Minutes, Place, Quiet, Threads
 from smallview.shell import say
 
 
 def plan(
-    data: str,
+    data: Place,
     /,
     *,
-    minutes: float | None = None,
-    memory: float | None = None,
-    task: str = "linear",
-    device: str = "auto",
-    threads: Whole | None = None,
+    minutes: Minutes | None = None,
+    memory: Annotated[float | None, Parameter(metavar="GIB")] = None,
+    task: Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.TASKS))] = "linear",
+    device: Device = "auto",
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,9 +33,9 @@ def plan(
     Parameters
     ----------
     data
-        As for pretrain.
+        Pictures, as for pretrain.
     minutes
-        Of training that may be spent.
+        Minutes of training that may be spent.
     memory
         GiB of memory that may be used.
     task
@@ -39,7 +43,7 @@ def plan(
     device
         auto, cpu, cuda or mps.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     json_
         One JSON object on stdout.
     quiet

@@ -4,54 +4,83 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from smallview import shell
 from smallview.files import check_folder
-from smallview.flags import Json, On, Quiet, Sets, Whole, sets_of
+from smallview.flags import (
+    LENGTH,
+    MACHINE,
+    RUN,
+    SETTINGS,
+    WATCH,
+    WHAT,
+    Config,
+    Device,
+    Encoder,
+    Json,
+    Masks,
+    Method,
+    Minutes,
+    Number,
+    On,
+    Pixels,
+    Place,
+    Quiet,
+    Seconds,
+    Sets,
+    Share,
+    Stem,
+    Threads,
+    Whole,
+    sets_of,
+)
 from smallview.shell import say
 
 
 def pretrain(
-    data: str,
+    data: Place,
     /,
     *,
-    method: str | None = None,
-    encoder: str | None = None,
-    stem: str | None = None,
-    size: Whole | None = None,
-    resolution: str | None = None,
-    stages: str | None = None,
-    subset: str | None = None,
-    depth: Whole | None = None,
-    epochs: float | None = None,
-    minutes: float | None = None,
-    batch_size: Whole | None = None,
-    out: str | None = None,
-    seed: Whole | None = None,
-    device: str | None = None,
-    threads: Whole | None = None,
-    save_every: float | None = None,
-    masks: str | None = None,
-    devices: Whole = 1,
-    online: str | None = None,
-    stop_on_collapse: On = False,
-    tensorboard: On = False,
+    method: Annotated[Method | None, WHAT] = None,
+    encoder: Annotated[Encoder | None, WHAT] = None,
+    stem: Annotated[Stem | None, WHAT] = None,
+    size: Annotated[Pixels | None, LENGTH] = None,
+    resolution: Annotated[str | None, LENGTH, Parameter(metavar="SCHEDULE")] = None,
+    stages: Annotated[str | None, LENGTH, Parameter(metavar="LIST")] = None,
+    subset: Annotated[str | None, LENGTH, Parameter(metavar="PART")] = None,
+    depth: Annotated[Whole | None, WHAT] = None,
+    epochs: Annotated[Number | None, LENGTH] = None,
+    minutes: Annotated[Minutes | None, LENGTH] = None,
+    batch_size: Annotated[Whole | None, LENGTH] = None,
+    out: Annotated[Place | None, RUN] = None,
+    seed: Annotated[Whole | None, RUN] = None,
+    device: Device | None = None,
+    threads: Threads | None = None,
+    save_every: Annotated[Seconds | None, RUN] = None,
+    masks: Annotated[Masks | None, WHAT] = None,
+    devices: Threads = 1,
+    online: Annotated[Place | None, WATCH] = None,
+    stop_on_collapse: Annotated[On, WATCH] = False,
+    tensorboard: Annotated[On, WATCH] = False,
     set_: Sets = (),
-    config: str | None = None,
-    probe: On = False,
-    print_config: On = False,
-    fresh: On = False,
-    resume_from: str | None = None,
-    weights_from: str | None = None,
-    weights_coverage: float | None = None,
-    accept_data_change: On = False,
+    config: Config | None = None,
+    probe: Annotated[On, MACHINE] = False,
+    print_config: Annotated[On, SETTINGS] = False,
+    fresh: Annotated[On, RUN] = False,
+    resume_from: Annotated[Place | None, RUN] = None,
+    weights_from: Annotated[Place | None, WHAT] = None,
+    weights_coverage: Annotated[Share | None, WHAT] = None,
+    accept_data_change: Annotated[On, RUN] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train an encoder on unlabeled pictures.
 
-    The same command goes on with an unfinished run, to the same bits; Ctrl-C saves first.
+    RUN/encoder holds what was learned; run.toml, metrics.jsonl and summary.json beside it say how. The same command goes on with an
+    unfinished run, to the same bits; Ctrl-C saves first.
 
     Parameters
     ----------

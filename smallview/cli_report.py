@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 
 from smallview.errors import UsageError
-from smallview.flags import Json, On, Quiet, Whole
+from smallview.flags import Json, On, Place, Quiet, Threads
 from smallview.shell import say
 
 
 def report(
-    *runs: str,
-    out: str | None = None,
-    data: str | None = None,
+    *runs: Place,
+    out: Place | None = None,
+    data: Place | None = None,
     paths: On = False,
-    threads: Whole | None = None,
+    threads: Threads | None = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,7 +33,7 @@ def report(
     paths
         Show folders in full; without it no place on this machine is told.
     threads
-        CPU threads.
+        CPU threads. Default: the cores of this machine.
     json_
         One JSON object on stdout.
     quiet

@@ -14,6 +14,7 @@ from smallview.continuing import stored_config
 from smallview.errors import UsageError
 from smallview.evaluation.comparison import COSTS, Cell, Comparison, Trained, cost_text
 from smallview.evaluation.comparison import compare as compared
+from smallview.files import close_path
 from smallview.records import Row
 from smallview.settings import diff
 from smallview.stages import write_stages
@@ -38,7 +39,7 @@ def read_trained(folders: Sequence[str | Path]) -> list[Trained]:
         path = place / "summary.json"
         if not path.is_file():
             raise UsageError(
-                f"{place} holds no finished run (summary.json); wanted run folders that smallview evaluate has judged"
+                f"{place} holds no finished run (summary.json){close_path(place)}; wanted run folders that smallview evaluate has judged"
             )
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))

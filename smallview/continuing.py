@@ -16,7 +16,7 @@ from smallview import config as configuration
 from smallview.config import RunConfig, mathematics
 from smallview.errors import UsageError
 from smallview.files import write_text
-from smallview.settings import diff, dump_toml, from_tables, load_toml, to_tables
+from smallview.settings import apply_tables, diff, dump_toml, from_tables, load_toml, to_tables
 from smallview.settle import cores
 
 MOST_TOLD = 6
@@ -77,8 +77,10 @@ def checkpoints_of(folder: Path) -> Path:
     return (stages[-1] if stages else folder) / "checkpoints"
 
 
-def stored_config(folder: Path) -> RunConfig | None:
+def stored_config(folder: Path, wanted: RunConfig | None = None) -> RunConfig | None:
     """The settings of a run that began in this folder; None where none did.
+
+    wanted: settings whose parts may be of classes that this package does not have; a record that names these is read by them.
 
     Raises:
         UsageError: a damaged record, or one of another version.
@@ -91,7 +93,13 @@ def stored_config(folder: Path) -> RunConfig | None:
         version = tables.pop("format_version", configuration.FORMAT_VERSION)
         tables.pop("recorded", None)
         if version == configuration.FORMAT_VERSION:
-            return from_tables(RunConfig, tables, source=str(path))
+            try:
+                return from_tables(RunConfig, tables, source=str(path))
+            except UsageError:
+                own = None if wanted is None else _by_own_classes(wanted, tables)
+                if own is None:
+                    raise
+                return own
     except UsageError as error:
         raise UsageError(f"the record of the run is damaged: {error}; put it right, or add --fresh or another --out") from None
     if version not in range(1, configuration.FORMAT_VERSION):
@@ -101,6 +109,15 @@ def stored_config(folder: Path) -> RunConfig | None:
     began = "was made by" if finished(folder) else "began with"
     finish = "" if finished(folder) else "finish it there, or "
     raise UsageError(f"{folder} {began} an earlier version of smallview, whose views were others; {finish}add --fresh")
+
+
+def _by_own_classes(wanted: RunConfig, tables: dict[str, Any]) -> RunConfig | None:
+    """A record laid over settings that have the classes it names; None where that does not give the record itself."""
+    try:
+        found = apply_tables(wanted, tables)
+    except UsageError:
+        return None
+    return found if dump_toml(to_tables(found)) == dump_toml(tables) else None
 
 
 def going_on(wanted: RunConfig, stored: RunConfig, explicit: set[str], folder: Path, say: Say) -> RunConfig:

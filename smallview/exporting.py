@@ -20,7 +20,7 @@ from smallview.continuing import finished, stored_config
 from smallview.errors import DataError, SmallviewError, UsageError, suggest
 from smallview.evaluation.features import Judged, weights_hash
 from smallview.evaluation.subject import check_untouched, open_part, open_subject
-from smallview.files import check_folder, read_jsonl, write_text
+from smallview.files import check_folder, close_path, read_jsonl, write_text
 from smallview.networks.encoders import EncoderConfig, load_encoder
 from smallview.output.model_card import Past, model_card, name_of_data
 from smallview.output.parity import PICTURES, TOLERANCE, Parity, Shown, compare, features_of, made_pictures
@@ -180,7 +180,7 @@ def _finished_encoder(folder: Path, into: nn.Module | None) -> tuple[nn.Module, 
         UsageError: no encoder, one whose run has not ended, or one that does not say how it is fed.
     """
     if not folder.exists():
-        raise UsageError(f"no run or encoder folder at {folder}; wanted one")
+        raise UsageError(f"no run or encoder folder at {folder}{close_path(folder)}; wanted one")
     if (folder / "run.toml").exists() and not finished(folder):
         raise UsageError(f"the run in {folder} has not finished; run the same pretrain command to go on, then export")
     net, config = load_encoder(folder, into)

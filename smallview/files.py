@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from smallview.errors import SmallviewError
+from smallview.errors import SmallviewError, UsageError
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -54,6 +55,43 @@ def check_folder(path: str | Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SmallviewError(f"cannot write to the folder {str(path)!r}: {reason}; choose another --out") from None
+
+
+def close_path(path: str | Path) -> str:
+    """` (did you mean "x"?)` for a path that is not there, where a name beside its first missing part is close; else nothing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "labeled" / "train").mkdir(parents=True)
+        >>> close_path(folder / "labelled" / "train").replace(str(folder), "...")
+        ' (did you mean ".../labeled/train"?)'
+        >>> close_path(folder / "zzz")
+        ''
+    """
+    path = Path(path)
+    with contextlib.suppress(OSError, ValueError):
+        missing = next(part for part in reversed((path, *path.parents)) if not part.exists())
+        close = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1)
+        if close:
+            return f' (did you mean "{missing.with_name(close[0]) / path.relative_to(missing)}"?)'
+    return ""
+
+
+def check_version(told: Any, newest: int, what: str, key: str = "format_version") -> None:
+    """UsageError for what a newer smallview wrote: what it says could be misread, and would look like damage.
+
+    Example:
+        >>> check_version({"format_version": 3}, 2, "run.toml")
+        Traceback (most recent call last):
+            ...
+        smallview.errors.UsageError: run.toml has format_version 3; this version reads up to 2: use the smallview that wrote it, or a newer one
+    """
+    version = told.get(key) if isinstance(told, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise UsageError(
+            f"{what} has {key} {version}; this version reads up to {newest}: use the smallview that wrote it, or a newer one"
+        )
 
 
 def sync_folder(path: Path) -> None:

@@ -1,12 +1,14 @@
-"""The kinds of flags that verbs share: whole numbers, switches, settings by their path."""
+"""The kinds of options that verbs share: what they take, how help names that, what Tab offers, and the heading they stand under."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from smallview import completion
 from smallview.errors import UsageError
 
 
@@ -17,11 +19,54 @@ def _whole(kind: type, tokens: Sequence[Any]) -> int:
         raise ValueError(f'"{tokens[0].value}" is no whole number.') from None
 
 
-Whole = Annotated[int, Parameter(converter=_whole)]
+def _as_given(kind: type, tokens: Sequence[Any]) -> str:
+    return str(tokens[0].value)
+
+
+def under(heading: str, order: int) -> Parameter:
+    """Options under a heading of the help."""
+    return Parameter(group=Group(heading, sort_key=order))
+
+
+WHAT = under("What is trained", 1)
+LENGTH = under("How long and how large", 2)
+RUN = under("The run and its folder", 3)
+WATCH = under("Watching", 4)
+JUDGED = under("What is judged", 1)
+HOW = under("How it is judged", 2)
+SETTINGS = under("Any setting", 5)
+MACHINE = under("The machine", 6)
+_OUTPUT = Group("What is printed", sort_key=7)
+
+Whole = Annotated[int, Parameter(converter=_whole, metavar="N")]
+Pixels = Annotated[int, Parameter(converter=_whole, metavar="PX")]
+Number = Annotated[float, Parameter(metavar="N")]
+Share = Annotated[float, Parameter(metavar="SHARE")]
+Minutes = Annotated[float, Parameter(metavar="MINUTES")]
+Seconds = Annotated[float, Parameter(metavar="SECONDS")]
 On = Annotated[bool, Parameter(negative=(), show_default=False)]
-Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
-Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), show_default=False)]
-Sets = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), consume_multiple=False, show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False, group=_OUTPUT)]
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), show_default=False, group=_OUTPUT)]
+Sets = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set", negative=(), consume_multiple=False, show_default=False, metavar="PATH=VALUE", group=SETTINGS.group
+    ),
+]
+Method = Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.METHODS))]
+Encoder = Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.ENCODERS))]
+Stem = Annotated[str, Parameter(metavar="KIND", completer=completion.words(*completion.STEMS))]
+Device = Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.DEVICES), group=MACHINE.group)]
+Threads = Annotated[int, Parameter(converter=_whole, metavar="N", group=MACHINE.group)]
+
+if TYPE_CHECKING:
+    Place = str
+    Config = str
+    Masks = str
+else:  # a path for what Tab offers, and text as it was typed for the verb: hf:NAME is no path
+    Place = Annotated[Path, Parameter(converter=_as_given, metavar="PATH")]
+    Config = Annotated[Path, Parameter(converter=_as_given, metavar="FILE", group=SETTINGS.group)]
+    Masks = Annotated[Path, Parameter(converter=_as_given, metavar="NAME|PATH", completer=completion.words(*completion.MASKS))]
 
 
 def sets_of(pairs: tuple[str, ...]) -> dict[str, object]:

@@ -9,15 +9,16 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from smallview.errors import DataError
-from smallview.files import jsonl_line
+from smallview.files import check_version, jsonl_line
 
+FORMAT_VERSION = 1
 SHIPPED = "results/ledger.jsonl"
 COSTS = ("train_seconds", "flops", "steps", "epochs", "epochs_224", "peak_memory_mib", "parameters", "forward_mmacs")
 
@@ -36,7 +37,7 @@ class Entry:
     versions: dict[str, str]
     cost: dict[str, float]
     rows: dict[str, float]
-    format_version: int = field(default=1)
+    format_version: int = FORMAT_VERSION
 
 
 def this_machine() -> str:
@@ -95,7 +96,7 @@ def read(path: str | Path | None = None, experiment: str | None = None) -> list[
     """The runs of a ledger, of the one that the library ships by default; of one experiment, if so asked. A torn last line is left out.
 
     Raises:
-        DataError: a line that is no entry, by its number.
+        DataError: a line that is no entry, by its number. UsageError: one of a newer version.
 
     Example:
         >>> read(experiment="no such experiment")
@@ -108,7 +109,9 @@ def read(path: str | Path | None = None, experiment: str | None = None) -> list[
         if not line or number == len(lines):
             continue
         try:
-            one = Entry(**json.loads(line))
+            told = json.loads(line)
+            check_version(told, FORMAT_VERSION, f"line {number} of the ledger {path or SHIPPED}")
+            one = Entry(**told)
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"line {number} of the ledger {path or SHIPPED} is no entry: {error}; put it right or take it out"

@@ -19,7 +19,7 @@ from smallview.config import RunConfig
 from smallview.data.decoding import BadPicture
 from smallview.data.sources import Source, open_source
 from smallview.data.subsets import taken
-from smallview.errors import UsageError
+from smallview.errors import UsageError, suggest
 from smallview.foregrounds import foregrounds_of
 from smallview.parts import build
 from smallview.pictures import decoded
@@ -102,7 +102,7 @@ def plan(
     if memory is not None and not 0.0 < memory <= 1e6:
         raise UsageError(f"memory is {memory:g}; wanted GiB above 0")
     if task not in METRIC:
-        raise UsageError(f'task is "{task}"; wanted {", ".join(METRIC)}')
+        raise UsageError(f'no task is called "{task}"{suggest(task, METRIC)}')
     source = open_source(data)
     looked_at, copies, broken = _look(source)
     facts = {

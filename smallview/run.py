@@ -151,14 +151,14 @@ def _begin(
     held.enter_context(lock_folder(folder))
     held.enter_context(_tidy(folder, made))
     explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
-    stored = stored_config(folder)
+    stored = stored_config(folder, wanted)
     if stored is not None:
         if reasons["preset"].startswith("recipe"):
             wanted = _recipe_of(stored, wanted, call, source, given, explicit, folder)
         wanted = going_on(wanted, stored, explicit, folder, call.say)
         tell_other_processes(folder, call.say)
     elif origin is not None:
-        of_origin = stored_config(origin.folder)
+        of_origin = stored_config(origin.folder, wanted)
         assert of_origin is not None, "origin_of has seen its run.toml"
         wanted = going_on(wanted, of_origin, explicit, origin.folder, call.say)
         tell_other_processes(origin.folder, call.say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 
 import smallview as sv
 from smallview.errors import SmallviewError, StoppedError, UsageError
+from smallview.joint_embedding import Term
+from smallview.records import Embeddings
 from smallview.settings import load_toml
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -194,3 +197,33 @@ def test_weights_of_a_module_of_ones_own(tmp_path: Path) -> None:
     torch.testing.assert_close(second.encoder.body[0].weight, first.encoder.body[0].weight, rtol=0, atol=1e-5)
     with pytest.raises(SmallviewError, match="do not fit"):
         sv.pretrain(pictures(), out=tmp_path / "third", **tiny(encoder=Own(9), **frozen))
+
+
+@dataclass(frozen=True)
+class Even:
+    """A term that this package does not have."""
+
+    sharpness: float = 2.0
+
+    def __call__(self, embeddings: Embeddings, progress: float) -> torch.Tensor:
+        return embeddings.online.square().mean() * self.sharpness
+
+
+def test_a_run_with_a_term_of_ones_own_goes_on_and_other_fields_of_it_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: StopAfter
+) -> None:
+    def go(sharpness: float, out: str) -> Path:
+        base = sv.method("byol")
+        mine = replace(base, objective={**base.objective, "even": Term(0.1, Even(sharpness))})
+        return sv.pretrain(pictures(32), sets={"method": mine}, out=tmp_path / out, **tiny()).path
+
+    go(2.0, "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(StoppedError):
+            go(2.0, "stopped")
+    with pytest.raises(UsageError, match=r"method.objective.even.loss.sharpness: 2.0 -> 3.0"):
+        go(3.0, "stopped")
+    assert weights(go(2.0, "stopped")) == weights(tmp_path / "whole")
+    with pytest.raises(UsageError, match='unknown kind "Even"'):
+        sv.pretrain(pictures(32), method="byol", out=tmp_path / "whole", **tiny())

@@ -22,7 +22,7 @@ LEVELS = (
     ("presets", "training", "output"),
     ("config", "explain", "recipes", "findings"),
     ("settle", "parts", "pictures", "foregrounds", "choosing"),
-    ("continuing", "online", "foresight", "timing"),
+    ("continuing", "online", "foresight", "completion", "timing"),
     ("beside", "account"),
     ("single",),
     ("chain",),
@@ -31,7 +31,7 @@ LEVELS = (
         *("report_verdict", "report_parts", "report_pictures"),
     ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting"),
-    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report"),
+    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help"),
     ("cli",),
     ("__main__",),
 )

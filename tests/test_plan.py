@@ -211,7 +211,7 @@ def test_the_verb_prints_what_python_returns(
         ("--minutes 0", 2, "minutes is 0"),
         ("--minutes -3", 2, "minutes is -3"),
         ("--minutes 3 --memory 0", 2, "memory is 0"),
-        ("--minutes 3 --task cooking", 2, 'task is "cooking"; wanted linear, few-labels, retrieval'),
+        ("--minutes 3 --task cooking", 2, 'no task is called "cooking"; there are: few-labels, linear, retrieval'),
     ],
 )
 def test_bad_input_is_one_line(flags: str, code: int, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

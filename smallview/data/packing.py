@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,14 @@ from smallview.data.listing import BadFile, PathTable
 from smallview.data.pack import Pack, part_hash, part_of
 from smallview.data.pack_build import Building, tidy
 from smallview.data.pack_coding import Outcome, coder, in_order
-from smallview.data.pack_files import META, Kind, Rows, Stored, data_name, load, shard_starts
+from smallview.data.pack_files import FORMAT, META, Kind, Rows, Stored, data_name, load, shard_starts
 from smallview.data.pack_folders import cache_folder, discard_others
 from smallview.data.pack_kind import check_room, pack_kind, stored_kind
 from smallview.data.pack_reading import FlatStore, ShardStore, Store
 from smallview.data.pack_repair import repair
 from smallview.data.sources import Source
 from smallview.errors import DataError, SmallviewError, UsageError
+from smallview.files import check_version
 from smallview.settings.fitting import printable
 
 MOST_BAD_FILES = 10
@@ -91,17 +93,25 @@ def discard_older(source: Source, *, short_side: int | None, kind: Kind, cache: 
             discard_others(folder, packs)
 
 
+def _told(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def read_pack(folder: str | Path, rank: int = 0, world: int = 1, threads: int = 2) -> Pack:
     """A pack folder without its source: of a machine that has been given the pack, or only its meta.json and its own part's shards.
 
     Names are the positions in the source, labels those that were packed. No file of another part's shards is touched.
 
     Raises:
-        DataError: no pack, or a damaged one, which takes its source to repair. UsageError: no such part.
+        DataError: no pack, or a damaged one, which takes its source to repair. UsageError: no such part, or a pack of a newer version.
     """
     folder = Path(folder)
     meta = load(folder, pictures=range(0))
     if meta is None:
+        check_version(_told(folder / META[0]), FORMAT, f"the pack in {folder}", "format")
         raise DataError(
             f"{folder} holds no pack that can be read; wanted a folder with a sound meta.json, as docs/pack-format.md says"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from smallview.data.listing import ENDINGS, BadFile, Entry, Listing, PathTable, 
 from smallview.data.published import find_published
 from smallview.data.tar_shards import expand, find_shards, index_shards, is_shard, looks_like_tar
 from smallview.errors import DataError
+from smallview.files import close_path
 
 ACCEPTED = (
     "a folder of pictures or of tar shards, a list of paths, shard-{000..099}.tar, hf:NAME, a uint8 array [N, H, W] or"
@@ -139,7 +139,7 @@ def _from_path(path: Path) -> Source:
             shards = expand(str(path))
             if len(shards) > 1 or shards[0] != path:
                 return _from_shards(shards)
-            raise DataError(f"there is no {path}{_close_name(path)}; wanted {ACCEPTED}")
+            raise DataError(f"there is no {path}{close_path(path)}; wanted {ACCEPTED}")
         published = find_published(path)
         if published is not None:
             source = _from_array(published.images, published.name, path)
@@ -165,14 +165,6 @@ def _from_path(path: Path) -> Source:
     if looks_like_picture(head) or os.fsencode(path.suffix.lower()) in ENDINGS:
         return replace(_from_list([path]), name=path.stem)
     raise DataError(f"{path} is no set of pictures ({describe(head)}); wanted {ACCEPTED}")
-
-
-def _close_name(path: Path) -> str:
-    try:
-        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    except OSError:
-        return ""
-    return f' (did you mean "{path.with_name(close[0])}"?)' if close else ""
 
 
 def _from_folder(path: Path) -> Source:

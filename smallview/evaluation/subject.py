@@ -18,7 +18,7 @@ from smallview.data.arrays import load_npz
 from smallview.data.pack import Pack
 from smallview.data.packing import open_pack
 from smallview.data.sources import Source, open_source
-from smallview.errors import DataError, UsageError
+from smallview.errors import DataError, UsageError, suggest
 from smallview.evaluation.bench import Labeled
 from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import Judged, weights_hash
@@ -150,8 +150,10 @@ def _pretrained(name: str) -> Judged:
     import timm
 
     if not timm.list_models(name, pretrained=True):
+        close = suggest(name[:80], timm.list_models(pretrained=True)).partition("; there are")[0]
         raise UsageError(
-            f'there is no run folder "{name}" and timm has no weights of that name; wanted a run folder or a timm name with tag'
+            f'there is no run folder "{name}" and timm has no weights of that name{close}; '
+            "wanted a run folder or a timm name with tag"
         )
     try:
         net = timm.create_model(name, pretrained=True, num_classes=0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview.errors import SmallviewError, UsageError, suggest
+from smallview.files import check_version, close_path
 from smallview.networks.dense_small import DenseSmall, strides_of, widths_of
 from smallview.networks.modes import evaluating
 from smallview.networks.truncating import count_stages, truncate
@@ -20,6 +21,7 @@ from smallview.networks.truncating import count_stages, truncate
 _log = logging.getLogger("smallview.networks")
 OWN = ("dense_small",)
 SMALLEST_MAP = 4
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class EncoderConfig:
     features: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
     depth: int | None = None
     made_for: int | None = None
 
@@ -239,7 +241,9 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
 
     root = Path(folder)
     if not root.exists():
-        raise UsageError(f"no run or encoder folder at {root}; wanted one, or a timm name with its tag, as in resnet18.a1_in1k")
+        raise UsageError(
+            f"no run or encoder folder at {root}{close_path(root)}; wanted one, or a timm name with its tag, as in resnet18.a1_in1k"
+        )
     place = root / "encoder" if (root / "encoder").is_dir() else root
     if not (place / "config.json").is_file() or not (place / "model.safetensors").is_file():
         hint = (
@@ -250,6 +254,7 @@ def load_encoder(folder: str | Path, into: nn.Module | None = None) -> tuple[nn.
         raise UsageError(f"{root} holds no encoder (config.json and model.safetensors); {hint}")
     try:
         raw = json.loads((place / "config.json").read_text())
+        check_version(raw, FORMAT_VERSION, f"the encoder in {place}")
         config = EncoderConfig(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
         tensors = load_file(place / "model.safetensors")
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
