@@ -134,23 +134,23 @@ def test_weights_from_a_file_of_others(tmp_path: Path, capsys: pytest.CaptureFix
     told = tiny(weights_from=str(tmp_path / "peer.pth"), **still) | {"quiet": False}
     file = sv.pretrain(pictures(), out=tmp_path / "file", **told)
     said = capsys.readouterr().err
-    assert "25 of 25 tensors of the encoder" in said and "1 others in the file are not used (state_dict.module.queue)" in said
+    assert "15 of 15 tensors of the encoder" in said and "1 others in the file are not used (state_dict.module.queue)" in said
     assert weights(file.path) == weights(folder.path)
     recorded = [load_toml(run.path / "run.toml")["recorded"] for run in (file, folder)]
     assert (
-        recorded[0]["weights_sha256"] == recorded[1]["weights_sha256"] and recorded[0]["weights_covered"] == "25 of 25 tensors"
+        recorded[0]["weights_sha256"] == recorded[1]["weights_sha256"] and recorded[0]["weights_covered"] == "15 of 15 tensors"
     )
     # a part only where that is said; stages take it in their first
     few = dict(list(state.items())[: len(state) // 2])
     torch.save(few, tmp_path / "few.pth")
     with pytest.raises(
-        UsageError, match=r"weights_from: .*few.pth: \d+ of 25 tensors .*missing: .*--weights-coverage 0.\d+ takes it"
+        UsageError, match=r"weights_from: .*few.pth: \d+ of 15 tensors .*missing: .*--weights-coverage 0.\d+ takes it"
     ):
         sv.pretrain(pictures(), out=tmp_path / "no", **tiny(weights_from=str(tmp_path / "few.pth")))
     assert not (tmp_path / "no").exists()
     part = {"weights_from": str(tmp_path / "few.pth"), "weights_coverage": 0.4, "stages": "8x1,16x1"}
     run = sv.pretrain(pictures(), out=tmp_path / "part", **{**tiny(**part), "epochs": None})
-    assert load_toml(run.path / "stages" / "1-8px" / "run.toml")["recorded"]["weights_covered"].endswith("of 25 tensors")
+    assert load_toml(run.path / "stages" / "1-8px" / "run.toml")["recorded"]["weights_covered"].endswith("of 15 tensors")
     with pytest.raises(UsageError, match="weights_coverage"):
         sv.pretrain(pictures(), out=tmp_path / "no", **tiny(weights_coverage=0.0))
 
