@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smallview import ledger
 from smallview.data.sources import open_source
 from smallview.settle import settle
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments" / "claims"))
 
 from grid import SCALES, Arm, Claim, Pictures, Scale, run_all, table  # noqa: E402
-from results import claims  # noqa: E402
+from results import PAGE, claims, page  # noqa: E402
 
 CLAIMS = {claim.experiment: claim for claim in claims()}
 
@@ -26,6 +27,9 @@ CLAIMS = {claim.experiment: claim for claim in claims()}
 def test_every_claim_has_a_file_and_is_in_the_page() -> None:
     files = {path.stem for path in (ROOT / "experiments" / "claims").glob("*.py")} - {"grid", "results"}
     assert files == set(CLAIMS)
+    assert PAGE.read_text(encoding="utf-8") == page(), "python experiments/claims/results.py writes the page anew"
+    for claim in CLAIMS.values():
+        assert claim.found or not ledger.read(experiment=claim.experiment), f"{claim.experiment} was measured and says nothing"
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -59,8 +63,6 @@ def test_a_claim_in_miniature(name: str, tmp_path: Path) -> None:
     for line in lines:
         assert line["experiment"] == name and line["scale"] == "miniature" and set(claim.columns.values()) <= set(line["rows"])
         assert all(np.isfinite(value) for value in line["rows"].values()) and line["cost"]["flops"] > 0
-    from smallview import ledger
-
     told = table(claim, ledger.read(path))
     assert all(f"| {arm.name} |" in told for arm in arms) and "floor: pixels" in told
     before = path.read_bytes()
@@ -100,8 +102,6 @@ def test_a_run_that_two_claims_make_is_made_once(tmp_path: Path) -> None:
 
 
 def test_the_table_tells_differences_seed_by_seed() -> None:
-    from smallview import ledger
-
     def entry(arm: str, seed: int, linear: float) -> ledger.Entry:
         cost = {"train_seconds": 2.0, "flops": 5.0}
         return ledger.Entry("x", arm, {}, "d", seed, "cpu", "m", {}, cost, {"linear": linear, "linear pixels": 10.0})

@@ -1,4 +1,4 @@
-"""Write what the ledger has of every claim into docs/results.md, between its marks.
+"""Write what the ledger has of every claim into docs/claims.md, between its marks.
 
 python experiments/claims/results.py            # writes
 python experiments/claims/results.py --check    # ends with 1 where the page says something else than the ledger
@@ -28,7 +28,7 @@ NAMES = (
     "layers",
     "rankings",
 )
-PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
 BEGIN, END = "<!-- claims -->", "<!-- end of the claims -->"
 
 
