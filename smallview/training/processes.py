@@ -81,6 +81,8 @@ def joined(device: str = "auto") -> Iterator[None]:
             f"the {os.environ['WORLD_SIZE']} processes did not find each other ({str(error).splitlines()[0]}); start them by "
             "smallview pretrain --devices N, or by torchrun"
         ) from error
+    # Process 0 holds the meeting place: were it to refuse a setting at once and leave, the last to come would find nobody.
+    collectives.wait_for_all()
     yield
     # Without it some runs of gloo abort on the way out. After an error nobody waits: the others may be gone.
     collectives.wait_for_all()
