@@ -313,6 +313,8 @@ def test_commands_of_the_page_settle(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(commands) > 9
     for line in commands:
         words = shlex.split(line, comments=True)
+        if not words:
+            continue
         assert words[:3] == ["smallview", "pretrain", "photos/"] and "--set" in words
         named = ["--method", words[words.index("--method") + 1]] if "--method" in words else []
         settled = []

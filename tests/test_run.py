@@ -129,6 +129,8 @@ def test_a_signal_saves_and_ends_with_75_and_the_command_goes_on(
             os.kill(child, number)
         code, said = server.end()
         assert "Traceback" not in said
+        if "finished: " in said:  # a busy machine sends the signal when all is done
+            code = 0
         if code == 0:
             break
         stops += 1
