@@ -22,6 +22,8 @@ CANDIDATES = 3
 SAME_COARSE, SAME_FINE = 0.9, 0.8
 SURE, OUTSTANDING = 0.97, 0.5  # where all pictures are much alike, as shirts on black are, nearly equal is more than that
 COPY_WHOLE, COPY_FINE = 0.995, 0.9  # recompressed, smaller or brighter copies of photos reach it, two shirts on black do not
+# below this likeness the colours must agree as well: two pairs of trousers are of one outline; a copy that was recoloured is more alike
+DOUBTED, SAME_COLOURS, COLOURFUL = 0.9, 0.4, 0.008
 MOST_NAMED = 3
 
 
@@ -93,6 +95,26 @@ def alike(one: Tensor, other: Tensor, *, copies: bool = False) -> Tensor:
     return found
 
 
+def colours_differ(one: Tensor, other: Tensor) -> bool:
+    """Whether two pictures [C, S, S] have colours, and these lie elsewhere in one than in the other.
+
+    Example:
+        >>> red, blue = torch.zeros(3, 16, 16), torch.zeros(3, 16, 16)
+        >>> red[0, :, :8], blue[2, :, :8] = 1.0, 1.0
+        >>> colours_differ(red, blue), colours_differ(red, red / 2), colours_differ(red, red.mean(0).expand(3, 16, 16))
+        (True, False, False)
+    """
+
+    def placed(picture: Tensor) -> Tensor:
+        colour = F.adaptive_avg_pool2d(picture - picture.mean(0, keepdim=True), COARSE)
+        return colour - colour.mean((1, 2), keepdim=True)
+
+    a, b = placed(one), placed(other)
+    if min(float(a.std()), float(b.std())) < COLOURFUL:
+        return False
+    return float((a * b).sum()) < SAME_COLOURS * float(a.norm() * b.norm())
+
+
 def find_leaks(
     train: Labeled, test: Labeled, train_pixels: Tensor, test_pixels: Tensor, train_x: Tensor, test_x: Tensor
 ) -> Leaks:
@@ -101,7 +123,7 @@ def find_leaks(
     pixels [N, C * S * S] and [Q, C * S * S]: the floor's, in [0, 1]; x [N, F] and [Q, F]: the encoder's features. Candidates are the
     nearest by coarse thumbnail and by feature; a pair counts where its details agree as well (correlation 0.8 of what a blur of an
     eighth of the side leaves) and agree far better than with the next candidate, where they agree almost wholly (0.97), or where the
-    pixels are the same.
+    pixels are the same; below 0.9 the colours must not contradict.
 
     Source: the near-duplicates of Barz and Denzler, 2020 (ciFAIR) are what it is for.
     """
@@ -109,12 +131,13 @@ def find_leaks(
     bank = torch.cat([coarse_of(_thumbnails(part, channels)) for part in train_pixels.split(4096)])
     best = np.zeros(len(test_pixels))
     partner = np.full(len(test_pixels), -1)
+    mirrored = np.zeros(len(test_pixels), bool)
     for start in range(0, len(test_pixels), 1024):
         where = slice(start, start + 1024)
         plain = _thumbnails(test_pixels[where], channels)
         by_feature = nearest(train_x, test_x[where], CANDIDATES)[1]
-        likeness: list[dict[int, float]] = [{} for _ in plain]
-        for thumbnails in (plain, plain.flip(3)):
+        likeness: list[dict[int, tuple[float, bool]]] = [{} for _ in plain]
+        for turned, thumbnails in enumerate((plain, plain.flip(3))):
             near, found = nearest(bank, coarse_of(thumbnails), CANDIDATES)
             found = torch.cat([torch.where(near >= SAME_COARSE, found, -1), by_feature], 1)  # [q, 2k]
             rows, columns = torch.nonzero(found >= 0, as_tuple=True)
@@ -122,12 +145,16 @@ def find_leaks(
             others = _thumbnails(train_pixels[which], channels)
             fine = alike(thumbnails[rows], others)
             for row, j, value in zip(rows.tolist(), which.tolist(), fine.tolist(), strict=True):
-                likeness[row][j] = max(value, likeness[row].get(j, 0.0))
+                likeness[row][j] = max((value, bool(turned)), likeness[row].get(j, (0.0, False)))
         for row, values in enumerate(likeness):
-            j, first = max(values.items(), key=lambda pair: pair[1], default=(-1, 0.0))
-            second = max((value for other, value in values.items() if other != j), default=0.0)
+            j, (first, turned_round) = max(values.items(), key=lambda pair: pair[1], default=(-1, (0.0, False)))
+            second = max((value for other, (value, _) in values.items() if other != j), default=0.0)
             if first >= SURE or (first >= SAME_FINE and 1.0 - first <= OUTSTANDING * (1.0 - second)):
-                best[start + row], partner[start + row] = first, j
+                best[start + row], partner[start + row], mirrored[start + row] = first, j, turned_round
+    for i in np.flatnonzero((partner >= 0) & (best < DOUBTED)):
+        one, other = (row.reshape(channels, -1, plain.shape[-1]) for row in (test_pixels[i], train_pixels[partner[i]]))
+        if colours_differ(one.flip(2) if mirrored[i] else one, other):
+            partner[i] = -1
     pairs = tuple((int(i), int(partner[i]), float(best[i])) for i in np.flatnonzero(partner >= 0))
     return Leaks(pairs, len(test_pixels), tuple((_name(test, i), _name(train, j)) for i, j, _ in pairs))
 

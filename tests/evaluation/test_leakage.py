@@ -23,10 +23,8 @@ def textured(n: int, seed: int, side: int = 32) -> np.ndarray:
 
 
 class Bare:
-    channels = 1
-
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, channels: int = 1) -> None:
+        self.n, self.channels = n, channels
 
     def __len__(self) -> int:
         return self.n
@@ -37,7 +35,8 @@ def found(train: np.ndarray, test: np.ndarray, blind: bool = False) -> Leaks:
         return torch.from_numpy(pictures.reshape(len(pictures), -1).astype(np.float32))
 
     parts = [
-        Labeled(Bare(len(p)), None, name, names=[f"{i}.jpg" for i in range(len(p))]) for p, name in ((train, "a"), (test, "b"))
+        Labeled(Bare(len(p), p.shape[1] if p.ndim == 4 else 1), None, name, names=[f"{i}.jpg" for i in range(len(p))])
+        for p, name in ((train, "a"), (test, "b"))
     ]
     features = [torch.ones(len(p), 2) if blind else flat(p) for p in (train, test)]
     return find_leaks(*parts, flat(train), flat(test), *features)
@@ -72,6 +71,25 @@ def test_other_pictures_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     skies = ramp + random.normal(0, 0.004, (40, 32, 32))
     assert found(skies[:20], skies[20:]).count == 0
+
+
+@pytest.mark.parametrize(("recoloured", "mirrored", "wanted"), [(False, False, 1), (False, True, 1), (True, False, 0)])
+def test_one_outline_in_other_colours_is_no_copy(recoloured: bool, mirrored: bool, wanted: int) -> None:
+    """Two pairs of trousers: details that agree by 0.8 to 0.9, and colours that lie elsewhere."""
+    random = np.random.default_rng(0)
+    gray, tint = textured(60, 0), 0.2 * textured(60, 7)
+    train = np.stack([gray + tint, gray - tint / 2, gray - tint / 2], 1)
+    test = np.stack([textured(20, 1)] * 3, 1)
+    own = 0.2 * textured(1, 9)[0] if recoloured else tint[17]
+    outline = gray[17] + random.normal(0, 0.022, (32, 32))
+    test[3] = np.stack(
+        [outline - own / 2, outline - own / 2, outline + own] if recoloured else [outline + own, *[outline - own / 2] * 2]
+    )
+    test[3] = test[3][..., ::-1] if mirrored else test[3]
+    leaks = found(train, test)
+    assert leaks.count == wanted
+    if wanted:
+        assert 0.8 <= leaks.pairs[0][2] < 0.9, leaks.pairs
 
 
 def test_a_whole_part_that_leaks_is_all_found() -> None:
