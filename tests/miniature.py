@@ -18,7 +18,7 @@ SHRINK = {
 ENVIRONMENT = {"size": "16", "batch_size": "8", "epochs": "1"}
 LENGTHS = ("--epochs", "--minutes", "--stages", "--config")
 # Settings of sv.pretrain in Python blocks.
-SMALL = {"size": 16, "batch_size": 8, "threads": 1, "epochs": 1}
+SMALL = {"device": "cpu", "size": 16, "batch_size": 8, "threads": 1, "epochs": 1}
 
 # A block that begins so has lines that stand for one another: the run of one does not await the next.
 ONE_OF_THESE = "# one of these"

@@ -84,8 +84,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(desk)
         patch.setenv("SMALLVIEW_CACHE", str(desk / "cache"))
         for verb in VERBS:
-            if "--threads" in options(verb):
-                patch.setenv(f"SMALLVIEW_{verb.upper()}_THREADS", "1")
+            for option, value in (("--threads", "1"), ("--device", "cpu")):  # a GPU would have another encoder and folder
+                if option in options(verb):
+                    patch.setenv(f"SMALLVIEW_{verb.upper()}_{option[2:].upper()}", value)
         yield desk
 
 
