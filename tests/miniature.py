@@ -81,4 +81,10 @@ NOT_WRITTEN = {
     "near_duplicates.jsonl": "where there are leaks; tests/evaluation",
 }
 # Options in running text that are not of the command line, and where they are.
-OTHERS = {"--max-restarts": "torchrun", "--malloc": "benchmarks/step.py", "--steps": "experiments/views_modes.py"}
+OTHERS = {
+    "--commands": "experiments/claims/grid.py",
+    "--scale": "experiments/claims/grid.py",
+    "--max-restarts": "torchrun",
+    "--malloc": "benchmarks/step.py",
+    "--steps": "experiments/views_modes.py",
+}

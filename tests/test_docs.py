@@ -259,14 +259,22 @@ def test_every_block_has_a_kind_that_is_looked_at() -> None:
     assert fences == {page: 2 * len(manual.blocks(page)) for page in PAGES}
 
 
+def with_imports(path: Path) -> str:
+    """A script's text and that of the scripts beside it that it imports: their options are its own."""
+    text = path.read_text("utf-8")
+    named = re.findall(r"^(?:from|import) ([\w.]+)(?: import (\w+))?", text, re.MULTILINE)
+    beside = {path.with_name(f"{name.split('.')[-1]}.py") for pair in named for name in pair if name}
+    return "\n".join([text, *(other.read_text("utf-8") for other in beside if other.is_file())])
+
+
 def test_code_outside_fences_is_a_measurement_whose_script_knows_its_options() -> None:
     for page in PAGES:
         for line in manual.indented(page):
             line = line.partition("#")[0].strip()
-            found = re.fullmatch(r"(?:\w+=\S+ )*python ((?:benchmarks|experiments)/\w+\.py)( .*)?", line)
+            found = re.fullmatch(r"(?:\w+=\S+ )*python ((?:benchmarks|experiments)/[\w/]+\.py)( .*)?", line)
             assert found or line.startswith("<"), f"{page}: {line}: code that runs stands in a fence of its kind"
             if found:
-                script = (ROOT / found[1]).read_text("utf-8") + (ROOT / "benchmarks" / "arms.py").read_text("utf-8")
+                script = with_imports(ROOT / found[1])
                 for option in re.findall(r"(?<!\S)--[\w-]+", found[2] or ""):
                     assert f'"{option}"' in script, f"{page}: {found[1]} has no {option}"
 
