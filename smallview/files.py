@@ -66,14 +66,14 @@ def close_path(path: str | Path) -> str:
         >>> (folder / "labeled" / "train").mkdir(parents=True)
         >>> close_path(folder / "labelled" / "train").replace(str(folder), "...")
         ' (did you mean ".../labeled/train"?)'
-        >>> close_path(folder / "zzz")
-        ''
+        >>> close_path(folder / "zzz"), close_path(folder)
+        ('', '')
     """
     path = Path(path)
     with contextlib.suppress(OSError, ValueError):
-        missing = next(part for part in reversed((path, *path.parents)) if not part.exists())
-        close = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1)
-        if close:
+        missing = next((part for part in reversed((path, *path.parents)) if not part.exists()), None)
+        close = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1) if missing else []
+        if missing and close:
             return f' (did you mean "{missing.with_name(close[0]) / path.relative_to(missing)}"?)'
     return ""
 
