@@ -26,6 +26,8 @@ VERBS = [name for name in app if not name.startswith("-")]
 
 def shown(verb: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
+    for one in [app, *(app[name] for name in VERBS)]:  # a console keeps the width that it was made with
+        monkeypatch.setattr(one, "_fallback_console", None)
     capsys.readouterr()
     main([verb, "--help"])
     return capsys.readouterr().out
