@@ -157,6 +157,8 @@ def _begin(
             wanted = _recipe_of(stored, wanted, call, source, given, explicit, folder)
         wanted = going_on(wanted, stored, explicit, folder, call.say)
         tell_other_processes(folder, call.say)
+    elif (chosen := next((one for one in KNOWN if reasons["preset"] == f"recipe: {one.name}"), None)) is not None:
+        call.say(f"recipe: {chosen.name} ({chosen.why}); smallview plan shows the others")
     elif origin is not None:
         of_origin = stored_config(origin.folder, wanted)
         assert of_origin is not None, "origin_of has seen its run.toml"

@@ -60,7 +60,7 @@ def test_evidence_is_a_band_of_gains_over_the_untrained_encoder() -> None:
     assert evidence(SMALL_FIRST, "linear", 4.0, entries) is None
 
 
-def test_every_proposal_is_a_command_that_runs_as_it_was_timed(tmp_path: Path) -> None:
+def test_every_proposal_is_a_command_that_runs_as_it_was_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "a b.npy", pictures())
     found = sv.plan(str(tmp_path / "a b.npy"), 0.02, threads=1)
     assert len(found.recipes) == len(KNOWN) >= 2
@@ -73,6 +73,11 @@ def test_every_proposal_is_a_command_that_runs_as_it_was_timed(tmp_path: Path) -
     main([*shlex.split(found.recipes[0].command)[1:], "--out", str(tmp_path / "run"), "--quiet"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["cost"]["steps"] >= 1
+    # without other settings the first recipe runs, and says so, once
+    capsys.readouterr()
+    for wanted in (1, 0):
+        main(["pretrain", str(tmp_path / "a b.npy"), "--minutes", "0.001", "--threads", "1", "--out", str(tmp_path / "bare")])
+        assert capsys.readouterr().err.count(f"recipe: {found.recipes[0].name}") == wanted
 
 
 def test_a_command_names_the_device_and_the_threads_that_it_was_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
