@@ -145,6 +145,7 @@ class Server:
 
     def start(self, tokens: list[str]) -> int:
         self.clear()
+        self.said.write_text("")  # what the one before has said is no sign of this one
         self.child = self._ask(json.dumps([tokens, str(self.said)]))
         assert self.child > 1  # 0 would mean ourselves to os.kill
         return self.child

@@ -120,7 +120,7 @@ def test_a_signal_saves_and_ends_with_75_and_the_command_goes_on(
     out = desk / f"stopped-{number}"
     tokens = command(desk, out, "simclr")
     stops = 0
-    for share in (0.0, 0.2, 0.4, 0.3, None):
+    for share in (0.0, 0.2, 0.4, 0.3, *[0.0] * 10, None):
         child = server.start(tokens)
         if share is not None:
             while not server.said.read_text():  # from its first word on it knows what to do with a signal
@@ -129,14 +129,15 @@ def test_a_signal_saves_and_ends_with_75_and_the_command_goes_on(
             os.kill(child, number)
         code, said = server.end()
         assert "Traceback" not in said
-        if "finished: " in said:  # a busy machine sends the signal when all is done
-            code = 0
-        if code == 0:
-            break
+        if "finished: " in said:  # a busy machine may send its signals when all is done; then once more
+            if stops:
+                break
+            shutil.rmtree(out)
+            continue
         stops += 1
         assert code == 75, said
         assert said.splitlines()[-1].endswith("go on with: smallview " + " ".join(tokens))
-    assert code == 0 and stops >= 1
+    assert stops >= 1
     assert weights(out) == weights(whole)
     assert steps_logged(out) == steps_logged(whole)
     shutil.rmtree(out)

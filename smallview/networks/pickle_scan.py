@@ -49,7 +49,11 @@ DICTS = {
 }
 RECORDS = {
     "argparse.Namespace",
-    *(f"pathlib.{name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")  # the second in Python 3.13
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),
     *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
     *(f"{numpy}.multiarray.{name}" for numpy in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
     *("numpy.ndarray", "numpy.dtype"),
