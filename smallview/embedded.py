@@ -30,7 +30,7 @@ from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.output import row_file
 from smallview.output.embed import ABOUT
 from smallview.settings.fitting import printable
-from smallview.settle import kept_threads, thread_count
+from smallview.settle import thread_count
 from smallview.training.precision import choose_device
 from smallview.training.progress import Counting
 from smallview.vectors import Vectors, norms_of
@@ -132,31 +132,29 @@ def cache_in_passing() -> Iterator[None]:
 
 def _kept(subject: Judged, source: Source, say: Say, command: Callable[[], str] | None, more: Mapping[str, Any]) -> Vectors:
     """From the cache where it is there, else embedded into it."""
-    sha256, config = weights_hash(subject.encoder), subject.config
-    # labels are no part of what is kept: the same array may come with others
-    bare = source if source.fingerprint is None else open_source(source, labels=False)
-    pack: Pack | None = None
-    if source.fingerprint is None:
-        pack = evaluation_pack(source, config, threads=thread_count(more["threads"]))[1]
-    told = (sha256, source.fingerprint or pack.hash, config.size, config.mean, config.std, choose_device(more["device"]).type)
+    sha256, config, count = weights_hash(subject.encoder), subject.config, thread_count(more["threads"])
+    pack, content = None, source.fingerprint
+    if content is None:
+        pack = evaluation_pack(source, config, threads=count)[1]
+        content = pack.hash
+    told = (sha256, content, config.size, config.mean, config.std, choose_device(more["device"]).type)
     folder = cache_folder() / "embeddings" / hashlib.sha256(repr(told).encode()).hexdigest()[:40]
     if pack is None and (made := _again(subject, sha256, source, folder)) is not None:
         say(f"embeddings of these {len(made):,} pictures by this encoder were kept; used again")
         return made
-    with kept_threads():
-        if pack is None:
-            lines = _Told(say)
-            pack = evaluation_pack(
-                *(bare, config),
-                threads=thread_count(more["threads"]),
-                progress=lambda done, total: lines("decoding", done, total),
-            )[1]
-        embed_into(subject, pack, folder, normalize=True, lines=_Told(say), command=command, **more)
+    lines = _Told(say)
+    if pack is None:
+        # labels are no part of what is kept: the same array may come with others
+        pack = evaluation_pack(
+            *(open_source(source, labels=False), config),
+            threads=count,
+            progress=lambda done, total: lines("decoding", done, total),
+        )[1]
+    embed_into(subject, pack, folder, normalize=True, lines=lines, command=command, **more)
     _prune(folder)
-    labels = source.labels[pack.index] if source.labels is not None else pack.labels
-    return replace(
-        _of_pack(subject, sha256, mapped_of(folder), source, pack), labels=labels, classes=source.classes or pack.classes
-    )
+    labels = pack.labels if source.labels is None else source.labels[pack.index]
+    made = _of_pack(subject, sha256, mapped_of(folder), source, pack)
+    return replace(made, labels=labels, classes=source.classes or pack.classes)
 
 
 def _again(subject: Judged, sha256: str, source: Source, folder: Path) -> Vectors | None:

@@ -19,8 +19,10 @@ from smallview.data.listing import BadFile
 from smallview.data.sources import Source
 from smallview.errors import DataError
 from smallview.evaluation.features import Judged
+from smallview.output.embed import plain_name
 
 ROWS = 8192  # taken at a time
+_TINY = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Vectors:
 
     usable bool [N]: rows that have a direction; the others, of zeros or of numbers that are not finite, come out as zeros. names [N] as
     the source has them; labels int64 [N] with the names of their classes, or None. source and positions int64 [N]: the pictures
-    themselves, or None where only their vectors are known. left_out: pictures that could not be read.
+    themselves, or None where only their vectors are known. left_out: pictures that could not be read. written: by smallview embed.
     """
 
     subject: Judged = field(repr=False)
@@ -43,6 +45,7 @@ class Vectors:
     positions: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     left_out: tuple[BadFile, ...] = ()
     name: str = "pictures"
+    written: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -68,6 +71,31 @@ class Vectors:
         for first in range(0, len(self), rows):
             yield first, self.unit(slice(first, first + rows))
 
+    def cosines(self, first: int, stop: int, asked: Tensor) -> Tensor:
+        """Cosine similarity [n, Q] of rows first to stop with unit rows asked [Q, F]; -2 for rows without a direction.
+
+        The rows are read where they lie: a product is divided by its row's length, and no copy is made.
+        """
+        norms = torch.from_numpy(self.norms[first:stop])[:, None]
+        products = torch.from_numpy(self.features[first:stop]) @ asked.T
+        return torch.where(norms > 0, products / norms, torch.tensor(-2.0))
+
+    def class_of(self, i: int) -> str | None:
+        """The class of picture i in words, where it is known."""
+        if self.labels is None:
+            return None
+        label = int(self.labels[i])
+        return plain_name(self.classes[label]) if self.classes else str(label)
+
+    def words(self, i: int, number: float) -> tuple[str, ...]:
+        """A number of picture i, and its class where that is known, for below it on a sheet."""
+        called = self.class_of(i)
+        return (f"{number:.3f}",) if called is None else (f"{number:.3f}", called)
+
+    def short_name(self, i: int) -> str:
+        """The name of picture i without the folder that is its class, which `words` tells."""
+        return self.names[i].removeprefix(f"{self.class_of(i)}/")
+
     def picture(self, i: int, short_side: int | None = None) -> Pixels:
         """Picture i as its source has it, uint8 [H, W, C]; a large one may come back smaller, its short side at least `short_side`.
 
@@ -86,7 +114,10 @@ def norms_of(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The length of each row [N]; 0 for a row without a direction: of zeros, or of numbers that are not finite."""
     norms = np.empty(len(features), np.float32)
     for first in range(0, len(features), ROWS):
-        part = torch.from_numpy(np.array(features[first : first + ROWS])).double()  # squares of large numbers must not overflow
-        norms[first : first + ROWS] = torch.linalg.vector_norm(part, dim=1).numpy()
+        part = torch.from_numpy(features[first : first + ROWS])
+        lengths = torch.linalg.vector_norm(part, dim=1)
+        if len(odd := torch.nonzero(~torch.isfinite(lengths) | (lengths < _TINY))[:, 0]):  # squares that left float32's range
+            lengths[odd] = torch.linalg.vector_norm(part[odd].double(), dim=1).float()
+        norms[first : first + ROWS] = lengths.numpy()
     norms[~np.isfinite(norms)] = 0.0
     return norms

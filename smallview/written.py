@@ -73,7 +73,9 @@ def read_written(subject: Judged, folder: Path, pictures: Any, say: Say, threads
         positions = _positions(found, names, {plain_name(each.name) for each in bad}, folder)
         _check_unchanged(subject, found, about, folder, say, threads)
     return Vectors(
-        *(subject, sha256, features, norms_of(features), names, *given, found, positions, bad), name=str(about["pictures"])
+        *(subject, sha256, features, norms_of(features), names, *given, found, positions, bad),
+        name=str(about["pictures"]),
+        written=True,
     )
 
 
@@ -156,8 +158,8 @@ def _check_unchanged(
 
 
 def mapped_of(folder: Path) -> npt.NDArray[np.float32]:
-    """The rows float32 [N, F] as a map of their file; OSError or ValueError where there are none."""
-    return np.load(folder / row_file.NAME, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    """The rows float32 [N, F] as a private map of their file; OSError or ValueError where there are none."""
+    return np.load(folder / row_file.NAME, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def about_of(folder: Path) -> dict[str, Any]:

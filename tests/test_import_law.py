@@ -31,7 +31,8 @@ LEVELS = (
         *("report_verdict", "report_parts", "report_pictures"),
     ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting", "embedded"),
-    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help"),
+    ("searching", "clustering"),
+    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help", "cli_search"),
     ("cli",),
     ("__main__",),
 )
