@@ -16,6 +16,8 @@ _PLACES = {
     "load": "smallview.use",
     "Run": "smallview.single",
     "embed": "smallview.embedding",
+    "search": "smallview.searching",
+    "cluster": "smallview.clustering",
     "export": "smallview.exporting",
     "methods": "smallview.presets",
     "preset": "smallview.presets",
@@ -46,6 +48,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from smallview.assess import evaluate as evaluate
     from smallview.checking import check as check
+    from smallview.clustering import cluster as cluster
     from smallview.comparing import compare as compare
     from smallview.embedding import embed as embed
     from smallview.errors import SmallviewError as SmallviewError
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from smallview.records import Row as Row
     from smallview.reporting import report as report
     from smallview.run import pretrain as pretrain
+    from smallview.searching import search as search
     from smallview.single import Run as Run
     from smallview.sweeping import sweep as sweep
     from smallview.use import load as load

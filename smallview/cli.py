@@ -18,6 +18,7 @@ from smallview.cli_help import HELP, OPTIONS, OTHER, PROLOGUE, told
 from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
 from smallview.cli_report import report
+from smallview.cli_search import cluster, search
 from smallview.completion import Completed
 from smallview.errors import UsageError
 from smallview.flags import (
@@ -60,7 +61,7 @@ def registered(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-for each in (check, plan, pretrain, sweep, evaluate, compare, report, export):
+for each in (check, plan, pretrain, sweep, evaluate, compare, report, search, cluster, export):
     registered(each)
 
 

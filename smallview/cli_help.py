@@ -99,6 +99,24 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         _ANY,
         ("files",),
     ),
+    "search": (
+        AFTER,
+        (
+            "smallview search runs/photos-simclr-dense_small query.png --in photos/ --out sheet.png",
+            "smallview search runs/photos-simclr-dense_small held-out/ --in embeddings/ --top 5 --json",
+        ),
+        (0, 1, 2, 3, 4, 75, 130),
+        ("search",),
+    ),
+    "cluster": (
+        AFTER,
+        (
+            "smallview cluster runs/photos-simclr-dense_small photos/ --out sorted/",
+            "smallview cluster runs/photos-simclr-dense_small embeddings/ --k 5 --out sorted/ --json",
+        ),
+        (0, 1, 2, 3, 4, 75, 130),
+        ("search",),
+    ),
     "export": (
         AFTER,
         (

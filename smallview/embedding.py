@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from smallview.data.pack import Pack, write_bad_files
+from smallview.data.sources import Source
 from smallview.errors import SmallviewError, StoppedError
 from smallview.evaluation.features import Judged, features_of, view_text, weights_hash
 from smallview.evaluation.subject import evaluation_pack, open_subject
-from smallview.files import check_folder
+from smallview.files import check_folder, write_text
 from smallview.output import row_file
-from smallview.output.embed import BAD_FILES, INDEX, shown, write_index
+from smallview.output.embed import ABOUT, BAD_FILES, INDEX, shown, source_from, write_index
 from smallview.output.row_file import RowFile
 from smallview.records import Pictures
 from smallview.settle import kept_threads, thread_count
@@ -36,9 +37,8 @@ from smallview.views.making import centre_maker
 
 BATCH = 256
 DEPTH = 2
-ABOUT = "embeddings.json"
 # What rows do not depend on; a number of threads stays as it was, another torch is told.
-_FREE = ("encoder", "pictures", "threads", "torch")
+_FREE = ("encoder", "pictures", "source", "threads", "torch")
 _CALLED = {
     "encoder_sha256": "another encoder",
     "pictures_sha256": "other pictures",
@@ -68,13 +68,14 @@ class _Work:
     normalize: bool
     threads: int
     device: torch.device
+    source: Source | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.pack), self.subject.config.features
 
-    def made_of(self, index: str) -> dict[str, Any]:
-        """All that the rows depend on, and what they are called."""
+    def made_of(self, index: str, folder: Path) -> dict[str, Any]:
+        """All that the rows depend on, what they are called, and where from this folder their pictures lie."""
         config = self.subject.config
         return {
             "format_version": 1,
@@ -88,6 +89,7 @@ class _Work:
             "pictures": self.pack.name,
             "pictures_sha256": getattr(self.pictures, "hash", ""),
             "index_sha256": index,
+            "source": source_from(self.source, folder),
             "batch_size": BATCH,
             "device": self.device.type,
             "threads": self.threads,
@@ -149,21 +151,29 @@ def embed(
         if out is not None:
             embed_into(what, data, out, lines=lines, **options)
             return np.load(Path(out) / row_file.NAME, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        with kept_threads():
-            work = _open(what, data, lines=Counting(quiet=True), say=_say(lines), **options)
-            features = np.empty(work.shape, np.float32)
-            done = 0
-            for batch in work.batches(0, lines):
-                features[done : done + len(batch)] = batch.numpy()
-                done += len(batch)
+        features, pack = embed_here(what, data, lines=lines, **options)
         if not quiet:
-            for bad in work.pack.bad:
+            for bad in pack.bad:
                 print(f"left out: {bad.name} ({bad.reason})", file=sys.stderr)
         return features
 
 
+def embed_here(
+    what: str | Path | nn.Module | Judged, data: Any, *, lines: Counting, **options: Any
+) -> tuple[npt.NDArray[np.float32], Pack]:
+    """Backbone features float32 [N, F] in memory and the pack that they are of; options and errors as for embed."""
+    with kept_threads():
+        work = _open(what, data, lines=Counting(quiet=True), say=_say(lines), **options)
+        features = np.empty(work.shape, np.float32)
+        done = 0
+        for batch in work.batches(0, lines):
+            features[done : done + len(batch)] = batch.numpy()
+            done += len(batch)
+    return features, work.pack
+
+
 def embed_into(
-    what: str | Path | nn.Module,
+    what: str | Path | nn.Module | Judged,
     data: Any,
     out: str | Path,
     *,
@@ -174,7 +184,8 @@ def embed_into(
     """Write embeddings.npy, index.jsonl, embeddings.json, and bad_files.jsonl where some are, as the features come; options as for embed.
 
     The same call goes on with an unfinished one, to the same bytes; where encoder, pictures or settings are others, it starts anew, and
-    says so. What an earlier call has finished stays until the new one is whole. command: gives the command that goes on.
+    says so. What an earlier call has finished stays until the new one is whole. command: gives the command that goes on. What is open
+    already, an encoder or a pack, may be passed as it is.
 
     Raises:
         As embed, and LockedError: another process writes there.
@@ -195,9 +206,10 @@ def _embed_locked(
     with lock_folder(folder, warn=say):
         part = folder / f".{INDEX}.part"
         with _writing(folder):
-            made_of = work.made_of(write_index(work.pack, part))
+            made_of = work.made_of(write_index(work.pack, part), folder)
         if _finished(folder, made_of):
             with _writing(folder):
+                _tell_source(folder, made_of["source"])
                 _clear(folder)
                 _name_rest(work.pack, folder, part)
             say(f"{folder} has the embeddings of these pictures by this encoder already; nothing was left to do")
@@ -217,8 +229,15 @@ def _say(lines: Counting) -> Callable[[str], None]:
     return (lambda message: None) if lines.quiet else lines.say
 
 
+def _tell_source(folder: Path, source: dict[str, str] | None) -> None:
+    """The same pictures may lie elsewhere now."""
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    if source is not None and about.get("source") != source:
+        write_text(folder / ABOUT, json.dumps({**about, "source": source}, indent=1) + "\n")
+
+
 def _open(
-    what: str | Path | nn.Module,
+    what: str | Path | nn.Module | Judged,
     data: Any,
     *,
     lines: Counting,
@@ -231,16 +250,19 @@ def _open(
     threads, place = thread_count(threads), choose_device(device)
     torch.set_num_threads(threads)
     # a module of the user's own stays on its device and in its layout
-    subject = open_subject(copy.deepcopy(what) if isinstance(what, nn.Module) else what, say=say, **options)
-    _, pack = evaluation_pack(
+    own = copy.deepcopy(what) if isinstance(what, nn.Module) else what
+    subject = own if isinstance(own, Judged) else open_subject(own, say=say, **options)
+    if isinstance(data, Pack):
+        return _Work(subject, data, shown(data, subject.config), normalize, threads, place)
+    source, pack = evaluation_pack(
         data, subject.config, threads=threads, progress=lambda done, total: lines("decoding", done, total)
     )
-    return _Work(subject, pack, shown(pack, subject.config), normalize, threads, place)
+    return _Work(subject, pack, shown(pack, subject.config), normalize, threads, place, source)
 
 
 def _with_threads(work: _Work, threads: int) -> _Work:
     torch.set_num_threads(threads)
-    return _Work(work.subject, work.pack, work.pictures, work.normalize, threads, work.device)
+    return replace(work, threads=threads)
 
 
 def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -163,14 +163,14 @@ def print_rows(rows: list[Any]) -> None:
         print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
 
 
-def print_table(head: list[str], rows: list[list[str]], title: str) -> None:
-    """A table of text on stdout; columns of figures to the right."""
+def print_table(head: list[str], rows: list[list[str]], title: str, *, left: tuple[str, ...] = ("on",)) -> None:
+    """A table of text on stdout; columns of figures to the right, the first one and those named `left` to the left."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(head):
-        table.add_column(column, justify="left" if i == 0 or column == "on" else "right", overflow="fold")
+        table.add_column(column, justify="left" if i == 0 or column in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

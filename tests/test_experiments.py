@@ -63,3 +63,13 @@ def test_the_recipes_in_miniature(server: Server) -> None:
     assert len(runs) == 3 == len(order["best first"]["linear"])
     best = max(runs, key=lambda run: run["linear"])
     assert next(run for run in runs if run["recipe"] == order["best first"]["linear"][0])["linear"] == best["linear"]
+
+
+def test_clusters_in_miniature(server: Server) -> None:
+    said = printed(server, "cluster", "--miniature")
+    (line,) = results(said)
+    assert (line["pictures"], line["classes"]) == (90, 3) and 2 <= line["auto"] <= 9
+    # shades, which rows of unit length lose in raw pixels: each figure is of its own rows
+    assert line["accuracy encoder"] > 80.0 and line["nmi encoder"] > 60.0 and line["accuracy pixels"] < 70.0
+    figures = f"{line['nmi pixels']} | {line['nmi untrained']} | {line['nmi encoder']}"
+    assert said.splitlines()[-1].startswith(f"| generated | 3 | {figures} |")

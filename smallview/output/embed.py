@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from smallview.data.pack import Pack, write_bad_files
+from smallview.data.sources import Source
 from smallview.errors import SmallviewError
 from smallview.evaluation.channels import ThreeChannels
 from smallview.evaluation.features import extract
@@ -22,7 +23,7 @@ from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.networks.encoders import EncoderConfig
 from smallview.records import Pictures
 
-INDEX, BAD_FILES = "index.jsonl", "bad_files.jsonl"
+ABOUT, INDEX, BAD_FILES = "embeddings.json", "index.jsonl", "bad_files.jsonl"
 
 
 def embed_pack(
@@ -99,9 +100,31 @@ def _index_lines(pack: Pack) -> Iterator[bytes]:
     for row, name in enumerate(pack.names):
         record: dict[str, Any] = {
             "row": row,
-            "name": name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            "name": plain_name(name),
         }
         if pack.labels is not None:
             label = int(pack.labels[row])
             record["label"] = pack.classes[label] if pack.classes else label
         yield (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def plain_name(name: str) -> str:
+    r"""A picture's name as the index has it, in Unicode whatever the bytes of its file.
+
+    Example:
+        >>> plain_name("a\udcff.png")
+        'a\\xff.png'
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def source_from(source: Source | None, folder: Path) -> dict[str, str] | None:
+    """Where pictures lie, as a path from this folder (both may move together), and their fingerprint; None where that is unknown."""
+    if source is None or source.root is None or source.fingerprint is None:
+        return None
+    root = os.path.realpath(source.root)
+    try:
+        path = os.path.relpath(root, os.path.realpath(folder))
+    except ValueError:  # on another drive
+        path = root
+    return {"path": plain_name(path), "fingerprint": source.fingerprint}

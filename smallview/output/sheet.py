@@ -195,7 +195,7 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
             image = Image.fromarray(shown).convert("RGB")
             kind = Image.Resampling.NEAREST if side >= image.width else Image.Resampling.BILINEAR
             sheet.paste(image.resize((side, side), kind), (left, top))
-            named = [_name_line(cell.name, side, font)] if cell.name else []
+            named = [name_line(cell.name, side, font)] if cell.name else []
             for n, text in enumerate([*named, *_lines(cell.words, side, font)][:LINES]):
                 pen.text((left, top + side + n * LINE), text, fill=INK, font=font)
     path = Path(out)
@@ -209,7 +209,7 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
     return path
 
 
-def _name_line(name: str, side: int, font: Any) -> str:
+def name_line(name: str, side: int, font: Any) -> str:
     """The end of a file's name that fits below a picture, printable: names in one folder begin alike."""
     missing = bytes(font.getmask("\uffff"))
     written = (c if c.isascii() or bytes(font.getmask(c)) != missing else ascii(c)[1:-1] for c in printable(name))

@@ -185,7 +185,7 @@ def test_the_sheet_names_its_pictures_and_shows_the_mode(tmp_path: Path, monkeyp
 def test_names_are_printable_and_keep_their_end(name: str, wanted: str) -> None:
     """Signs that the font has no letter for are written as numbers: two such names would look the same."""
     font = ImageFont.load_default(sheet_module.LETTER)
-    got = sheet_module._name_line(name, sheet_module.SIDE, font)
+    got = sheet_module.name_line(name, sheet_module.SIDE, font)
     assert font.getlength(got) <= sheet_module.SIDE and got.isprintable()
     assert got == wanted or (got.startswith("...") and wanted.endswith(got[3:]) and len(got) > 20)
 

@@ -1,0 +1,197 @@
+"""The verbs that find pictures: those like others, and those that belong together."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from smallview import shell
+from smallview.flags import Device, Json, Pixels, Place, Quiet, Share, Stem, Threads, Whole
+from smallview.settings.fitting import printable
+from smallview.shell import print_table, say
+
+Among = Annotated[Place, Parameter(name="--in")]
+
+
+def search(
+    run: Place,
+    /,
+    *query: Place,
+    in_: Among,
+    top: Whole = 12,
+    out: Place | None = None,
+    pictures: Place | None = None,
+    size: Pixels | None = None,
+    weights: Place | None = None,
+    weights_coverage: Share = 1.0,
+    stem: Stem = "auto",
+    device: Device = "auto",
+    threads: Threads | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the pictures that are most like others, in the eyes of an encoder. Exact; a query is left out of its own neighbours.
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
+    query
+        A picture, several, or a folder of them.
+    in_
+        Pictures, as for pretrain, which are embedded once and kept; or a folder that smallview embed wrote.
+    top
+        How many neighbours.
+    out
+        An image file for a sheet: each query, then its neighbours with score and name.
+    pictures
+        Where the pictures of written embeddings lie now, if they were moved.
+    size
+        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
+    stem
+        auto, standard or small, for an encoder given by --weights.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads. Default: the cores of this machine.
+    json_
+        One JSON object on stdout, with scores.
+    quiet
+        No progress.
+    """
+    from smallview.errors import UsageError
+    from smallview.output.sheet import check_sheet
+    from smallview.training.launch import stopped_early
+
+    if not query:
+        raise UsageError("no query; wanted a picture, several, or a folder of them, before --in")
+    if out is not None:
+        check_sheet(out)
+    with stopped_early(shell.go_on):
+        from smallview.searching import search as find
+
+        found = find(
+            run,
+            query[0] if len(query) == 1 else list(query),
+            in_,
+            top=top,
+            out=out,
+            pictures=pictures,
+            size=size,
+            weights=weights,
+            weights_coverage=weights_coverage,
+            stem=stem,
+            device=device,
+            threads=threads,
+            say=(lambda message: None) if quiet else say,
+            command=shell.go_on,
+        )
+    if json_:
+        print(json.dumps(found.as_dict() | {"sheet": out}))
+        return
+    for each in found.as_dict()["queries"]:
+        lines = [[f"{near['score']:.4f}", printable(near["name"])] for near in each["neighbours"]]
+        print_table(["score", "name"], lines, printable(each["query"]), left=("name",))
+    if out is not None:
+        print(out)
+
+
+def cluster(
+    run: Place,
+    data: Place,
+    /,
+    *,
+    out: Place,
+    k: Annotated[str, Parameter(metavar="auto|N")] = "auto",
+    seed: Whole = 0,
+    pictures: Place | None = None,
+    size: Pixels | None = None,
+    weights: Place | None = None,
+    weights_coverage: Share = 1.0,
+    stem: Stem = "auto",
+    device: Device = "auto",
+    threads: Threads | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sort pictures without labels into clusters: a sheet for each, an overview, and a table of all. No picture is moved or copied.
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
+    data
+        Pictures, as for pretrain, which are embedded once and kept; or a folder that smallview embed wrote.
+    out
+        The folder to write to.
+    k
+        How many clusters; auto: the smallest number whose silhouette is within one standard error of the best.
+    seed
+        Decides which pictures centres are fitted on, and where they begin.
+    pictures
+        Where the pictures of written embeddings lie now, if they were moved.
+    size
+        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
+    stem
+        auto, standard or small, for an encoder given by --weights.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads. Default: the cores of this machine.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.files import check_folder
+    from smallview.training.launch import stopped_early
+
+    check_folder(out)
+    with stopped_early(shell.go_on):
+        from smallview.clustering import cluster as sort
+
+        found = sort(
+            run,
+            data,
+            k=k,
+            out=out,
+            seed=seed,
+            pictures=pictures,
+            size=size,
+            weights=weights,
+            weights_coverage=weights_coverage,
+            stem=stem,
+            device=device,
+            threads=threads,
+            say=(lambda message: None) if quiet else say,
+            command=shell.go_on,
+        )
+    if json_:
+        print(json.dumps(found.as_dict()))
+        return
+    told = found.as_dict()
+    lines = [
+        [str(c), f"{size:,}", printable(names[0])]
+        for c, (size, names) in enumerate(zip(told["sizes"], told["most_typical"], strict=True))
+    ]
+    print_table(
+        ["cluster", "pictures", "most typical"],
+        lines,
+        f"{told['pictures']:,} pictures in {told['k']} clusters",
+        left=("most typical",),
+    )
+    if found.nmi is not None and found.accuracy is not None:
+        right = f"{100 * found.accuracy:.0f} % right with each cluster named after one class"
+        print(f"beside the labels, which decided nothing: NMI {found.nmi:.2f}, {right}")
+    for path in found.files[:3]:
+        print(path)
