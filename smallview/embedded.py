@@ -150,7 +150,12 @@ def _kept(subject: Judged, source: Source, say: Say, command: Callable[[], str] 
             threads=count,
             progress=lambda done, total: lines("decoding", done, total),
         )[1]
-    embed_into(subject, pack, folder, normalize=True, lines=lines, command=command, **more)
+    try:
+        embed_into(subject, pack, folder, normalize=True, lines=lines, command=command, **more)
+    except SmallviewError as error:
+        if type(error) is not SmallviewError:
+            raise
+        raise SmallviewError(str(error).replace("choose another --out", "set SMALLVIEW_CACHE to another folder")) from error
     _prune(folder)
     labels = pack.labels if source.labels is None else source.labels[pack.index]
     made = _of_pack(subject, sha256, mapped_of(folder), source, pack)

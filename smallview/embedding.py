@@ -25,7 +25,7 @@ from smallview.evaluation.features import Judged, features_of, view_text, weight
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.files import check_folder, write_text
 from smallview.output import row_file
-from smallview.output.embed import ABOUT, BAD_FILES, INDEX, shown, source_from, write_index
+from smallview.output.embed import ABOUT, BAD_FILES, INDEX, VERSION, shown, source_from, write_index
 from smallview.output.row_file import RowFile
 from smallview.records import Pictures
 from smallview.settle import kept_threads, thread_count
@@ -78,7 +78,7 @@ class _Work:
         """All that the rows depend on, what they are called, and where from this folder their pictures lie."""
         config = self.subject.config
         return {
-            "format_version": 1,
+            "format_version": VERSION,
             "encoder": self.subject.name,
             "encoder_sha256": weights_hash(self.subject.encoder),
             "architecture": config.architecture,

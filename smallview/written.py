@@ -20,9 +20,9 @@ from smallview.data.sources import Source, open_source
 from smallview.errors import DataError
 from smallview.evaluation.features import Judged, weights_hash
 from smallview.evaluation.subject import evaluation_pack
-from smallview.files import read_jsonl
+from smallview.files import check_version, read_jsonl
 from smallview.output import row_file
-from smallview.output.embed import ABOUT, BAD_FILES, INDEX, plain_name, shown
+from smallview.output.embed import ABOUT, BAD_FILES, INDEX, VERSION, plain_name, shown
 from smallview.settings.fitting import printable
 from smallview.settle import thread_count
 from smallview.vectors import Vectors, norms_of
@@ -49,6 +49,7 @@ def read_written(subject: Judged, folder: Path, pictures: Any, say: Say, threads
         raise DataError(f"the embeddings in {folder} {told}") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / ABOUT} cannot be read ({error}); {again}") from error
+    check_version(about, VERSION, str(folder / ABOUT))
     sha256 = weights_hash(subject.encoder)
     if about.get("encoder_sha256") != sha256:
         raise DataError(

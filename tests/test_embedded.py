@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import smallview as sv
 from smallview import embedded, embedding
 from smallview.embedded import vectors_of
-from smallview.errors import DataError, UsageError
+from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.networks.encoders import EncoderConfig, build_encoder, save_encoder
 from smallview.searching import nearest
 from smallview.vectors import Vectors, norms_of
@@ -214,12 +214,22 @@ def test_what_is_not_whole_or_of_another_encoder_is_refused(encoder: Path, photo
     ):
         (out / "embeddings.json").write_text(text)
         assert told in refused()
+    (out / "embeddings.json").write_text(json.dumps({**json.loads(about), "format_version": 2}))
+    with pytest.raises(UsageError, match="has format_version 2; this version reads up to 1"):
+        vectors_of(encoder, out, say=str)
     (out / "embeddings.json").unlink()
     assert "do not say of which encoder" in refused()
     (out / ".embeddings.json").write_text("{}")
     assert "are not finished" in refused()
     with pytest.raises(UsageError, match="pictures already"):
         vectors_of(encoder, photos, say=str, pictures=photos)
+
+
+def test_a_cache_that_cannot_be_written_is_told_by_its_name(encoder: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "embeddings").write_text("a file in its place")
+    with pytest.raises(SmallviewError, match="set SMALLVIEW_CACHE to another folder"):
+        vectors_of(encoder, photos, say=str, threads=1)
 
 
 class Odd(nn.Module):

@@ -24,6 +24,7 @@ from smallview.networks.encoders import EncoderConfig
 from smallview.records import Pictures
 
 ABOUT, INDEX, BAD_FILES = "embeddings.json", "index.jsonl", "bad_files.jsonl"
+VERSION = 1  # of embeddings.json
 
 
 def embed_pack(

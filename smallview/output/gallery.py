@@ -37,7 +37,8 @@ def gallery(sections: Sequence[Section], out: str | Path, *, title: str, columns
         SmallviewError: a file that cannot be written.
     """
     led = any(section.lead is not None for section in sections)
-    columns = max(1, min(columns, max((len(section.cells) for section in sections), default=1)))
+    most = max((len(section.cells) for section in sections), default=1)
+    columns = max(1, math.ceil(most / math.ceil(most / columns))) if most else 1  # rows as long as one another
     rows = [max(1, math.ceil(len(section.cells) / columns)) for section in sections]
     large = 2 * side + GAP if max(rows, default=1) > 1 else side
     step, tall = side + GAP, side + 2 * LINE + GAP + 2
