@@ -4,9 +4,9 @@
     SMALLVIEW_DATA=... python experiments/cluster.py --run runs/cifar10 --data clothing,flowers  # with an encoder that there is
     python experiments/cluster.py --miniature                                                # shows that it runs
 
-Digits (1,797), the first 5,000 training pictures of CIFAR-10 and Fashion-MNIST, photographs of flowers and clothing. Rows are cut to unit
-length; k-means gets the true number of classes, and that which `auto` gives is told beside it. Printed: a JSON line for each set and seed
-with NMI and accuracy under the best matching of clusters to classes, then a table of means. Labels decide nothing.
+Digits (1,797), the first 5,000 training pictures of CIFAR-10 and Fashion-MNIST, photographs of flowers and clothing. Rows are taken as
+`cluster` takes them; k-means gets the true number of classes, and that which `auto` gives is told beside it. Printed: a JSON line for
+each set and seed with NMI and accuracy under the best matching of clusters to classes, then a table of means. Labels decide nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import smallview
 from smallview.clustering import EACH, MOST_K, TRIED
 from smallview.evaluation.channels import ThreeChannels
-from smallview.evaluation.clusters import choose_k, counted, kmeans, matched_accuracy, nmi
+from smallview.evaluation.clusters import choose_k, counted, evened, kmeans, matched_accuracy, nmi
 from smallview.evaluation.features import extract, fresh_encoder, raw_pixels, recalibrate
 from smallview.evaluation.subject import evaluation_pack, open_subject
 from smallview.seeds import generator
@@ -60,13 +60,14 @@ def generated() -> Any:
 
 def measured(rows: Rows, labels: npt.NDArray[np.int64], seed: int) -> tuple[float, float]:
     """NMI and matched accuracy in percent of as many clusters as there are classes."""
-    table = counted(kmeans(unit(rows), len(np.unique(labels)), seed).assigned, labels)
+    table = counted(kmeans(even(rows), len(np.unique(labels)), seed).assigned, labels)
     return round(100 * nmi(table), 1), round(100 * matched_accuracy(table), 1)
 
 
-def unit(rows: Rows) -> Rows:
-    """Rows of length 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def even(rows: Rows) -> Rows:
+    """As `cluster` takes them: rows of length 1, then evened."""
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return evened(rows)(rows)
 
 
 def judged(run: Path, data: Any, seed: int, threads: int) -> dict[str, Any]:
@@ -86,10 +87,11 @@ def judged(run: Path, data: Any, seed: int, threads: int) -> dict[str, Any]:
     told: dict[str, Any] = {"pictures": len(pack), "classes": len(np.unique(pack.labels))}
     for name, each in rows.items():
         told[f"nmi {name}"], told[f"accuracy {name}"] = measured(each, pack.labels, seed)
-    some = unit(features)[np.sort(generator(seed, "cluster").permutation(len(pack))[:TRIED])]
+    seen = even(features)
+    some = seen[np.sort(generator(seed, "cluster").permutation(len(pack))[:TRIED])]
     told["auto"], silhouettes = choose_k(some, min(MOST_K, max(2, len(some) // EACH)), seed)
-    told["auto best"] = max(silhouettes, key=lambda k: silhouettes[k])
-    table = counted(kmeans(unit(features), told["auto"], seed).assigned, pack.labels)
+    told["silhouette"] = round(silhouettes[told["auto"]], 3)
+    table = counted(kmeans(seen, told["auto"], seed).assigned, pack.labels)
     told["nmi auto"] = round(100 * nmi(table), 1)
     return told
 

@@ -131,7 +131,7 @@ def cluster(
     out
         The folder to write to.
     k
-        How many clusters; auto: the smallest number whose silhouette is within one standard error of the best.
+        How many clusters; auto: the number whose silhouette is highest.
     seed
         Decides which pictures centres are fitted on, and where they begin.
     pictures

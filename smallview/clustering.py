@@ -21,7 +21,7 @@ from torch import nn
 
 from smallview.embedded import vectors_of
 from smallview.errors import DataError, SmallviewError, UsageError
-from smallview.evaluation.clusters import Grouping, assign, choose_k, counted, kmeans, matched_accuracy, nmi
+from smallview.evaluation.clusters import Evened, Grouping, assign, choose_k, counted, evened, kmeans, matched_accuracy, nmi
 from smallview.files import check_folder, write_bytes, write_text
 from smallview.output.embed import plain_name
 from smallview.output.gallery import Section, gallery
@@ -38,6 +38,7 @@ TYPICAL, ODD, OVERVIEW = (
     8,
 )  # pictures on a cluster's sheet, those farthest from its centre, and each cluster's on the overview
 TABLE, SUMMARY, ALL = "clusters.csv", "summary.json", "overview.png"
+CLEAR = 0.15  # silhouette under which groups run into one another
 SHOWN_SIDE = 160
 Say = Callable[[str], None]
 
@@ -46,8 +47,8 @@ Say = Callable[[str], None]
 class Clusters:
     """K clusters, the largest first: of each of N pictures its cluster int64, its distance to the centre float32 and its rank in it, from 1.
 
-    A picture without a direction is in cluster -1. distance is Euclidean, of rows of unit length. silhouettes: of each number of clusters
-    that auto tried. nmi, accuracy: how far clusters and labels agree, where labels are known; they decided nothing.
+    A picture without a direction is in cluster -1. distance is Euclidean, of unit rows of evened directions, 0 to 2. silhouettes: of each
+    number of clusters that auto tried. nmi, accuracy: how far clusters and labels agree, where labels are known; they decided nothing.
     """
 
     k: int
@@ -102,8 +103,8 @@ def cluster(
 ) -> Clusters:
     """Sort pictures into k clusters of what an encoder sees; with `out`, a sheet for each, an overview, a table and a summary there.
 
-    what, options: as for embed. data, pictures: as for search. k: a number, or auto: from 2 up, the smallest whose silhouette is within one
-    standard error of the best. The same seed gives the same clusters. Nothing is moved or copied.
+    what, options: as for embed. data, pictures: as for search. k: a number, or auto: that whose silhouette is highest. The same seed
+    gives the same clusters. Nothing is moved or copied.
 
     Raises:
         DataError: data that cannot be used, embeddings of another encoder or of pictures that changed. UsageError: a k that is no number
@@ -147,32 +148,33 @@ def _sorted_in(made: Vectors, number: int | None, seed: int, say: Say) -> Cluste
         raise UsageError(f"--k is {number:,} and {made.name} has {len(usable):,} pictures to sort; wanted at most that many")
     drawn = usable[generator(seed, "cluster").permutation(len(usable))]
     rows = made.unit(np.sort(drawn[:FITTED])).numpy()
+    even = evened(rows)
     silhouettes: dict[int, float] = {}
     if number is None:
         if len(usable) < 4:
             raise DataError(
                 f"{made.name} has {len(usable)} pictures to sort; wanted 4 or more to choose a number; name one with --k"
             )
-        some = made.unit(np.sort(drawn[:TRIED])).numpy()
+        some = even(made.unit(np.sort(drawn[:TRIED])).numpy())
         number, silhouettes = choose_k(some, min(MOST_K, max(2, len(some) // EACH)), seed)
-        best = max(silhouettes, key=lambda tried: silhouettes[tried])
-        say(
-            f"k is {number}: its silhouette is {silhouettes[number]:.3f}, the best is {silhouettes[best]:.3f} at {best}; "
-            f"tried {min(silhouettes)} to {max(silhouettes)} on {len(some):,} pictures"
+        best, tried = silhouettes[number], f"{min(silhouettes)} to {max(silhouettes)}"
+        weak = "; nothing stands far apart here: look at the overview, and say another --k where that sorts better" * (
+            best < CLEAR
         )
+        say(f"k is {number}, whose silhouette is highest ({best:.2f} of 1; tried {tried} on {len(some):,} pictures){weak}")
     if (different := len(np.unique(rows, axis=0))) < number:
         raise UsageError(
             f"--k is {number:,} and {made.name} has {different:,} different pictures to the encoder; wanted at most that many"
         )
-    return _ordered(made, kmeans(rows, number, seed), silhouettes, seed)
+    return _ordered(made, even, kmeans(even(rows), number, seed), silhouettes, seed)
 
 
-def _ordered(made: Vectors, fitted: Grouping, silhouettes: dict[int, float], seed: int) -> Clusters:
+def _ordered(made: Vectors, even: Evened, fitted: Grouping, silhouettes: dict[int, float], seed: int) -> Clusters:
     """All pictures by the nearest of the fitted centres, the largest cluster first."""
     assigned, distance = np.full(len(made), -1, np.int64), np.full(len(made), np.nan, np.float32)
     for first, rows in made.parts():
         part = slice(first, first + len(rows))
-        assigned[part], distance[part] = assign(rows.numpy(), fitted.centres)
+        assigned[part], distance[part] = assign(even(rows.numpy()), fitted.centres)
     assigned[~made.usable], distance[~made.usable] = -1, np.nan
     sizes = np.bincount(assigned[assigned >= 0], minlength=len(fitted.centres))
     order = np.argsort(-sizes, kind="stable")

@@ -166,7 +166,7 @@ def test_auto_says_what_it_chose(desk: Path, capsys: pytest.CaptureFixture[str])
     found = sv.cluster("encoder", np.concatenate([pictures, pictures // 2 * 2, pictures | 1]), threads=1)
     assert found.k == 3 and found.sizes == (18, 18, 18) and list(found.silhouettes) == [2, 3, 4, 5]
     _, out, err = run(capsys, "cluster", "encoder", "photos", "--out", "c", "--json")
-    assert err.splitlines()[-1].startswith(f"k is {json.loads(out)['k']}: its silhouette is ")
+    assert err.splitlines()[-1].startswith(f"k is {json.loads(out)['k']}, whose silhouette is highest (")
 
 
 @pytest.mark.parametrize(

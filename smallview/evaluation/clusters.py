@@ -14,6 +14,7 @@ import numpy.typing as npt
 from smallview.seeds import generator
 
 STEPS, STARTS = 100, 4
+DIRECTIONS, NARROW = 50, 1e-3  # kept, and the deviation beside the widest one under which none is
 Rows = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 BLOCK = 4096
@@ -27,6 +28,39 @@ class Grouping:
     assigned: Numbers
     distance: Rows
     spread: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evened:
+    """Rows [N, F] in their D widest directions, as unit rows [N, D] in which no few directions decide: mean [F], scaled directions [F, D]."""
+
+    mean: Rows
+    directions: Rows
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Unit rows [N, D]."""
+        out = (rows - self.mean) @ self.directions
+        return np.asarray(out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def evened(rows: Rows) -> Evened:
+    """What brings rows [N, F] half of the way to equal spread: each of up to 50 directions is divided by the root of its deviation.
+
+    Deviations of s become the root of s: brightness and the like, which are wide, count for less, and what is narrow is not blown up to noise.
+
+    Example:
+        >>> rows = np.random.default_rng(0).standard_normal((400, 2)).astype(np.float32) * [16, 1]
+        >>> made = evened(rows)
+        >>> [round(float(s)) for s in ((rows - made.mean) @ made.directions).std(0)]
+        [4, 1]
+    """
+    mean = rows.mean(0, dtype=np.float64)
+    around = rows - mean
+    variances, directions = np.linalg.eigh(around.T @ around / len(rows))
+    deviations = np.sqrt(np.maximum(variances[::-1], 0.0))
+    kept = max(1, min(DIRECTIONS, len(rows) // 4, int((deviations > NARROW * deviations[0]).sum())))
+    scaled = directions[:, ::-1][:, :kept] / np.sqrt(np.maximum(deviations[:kept], 1e-12))
+    return Evened(mean.astype(np.float32), scaled.astype(np.float32))
 
 
 def kmeans(rows: Rows, k: int, seed: int, *, starts: int = STARTS) -> Grouping:
@@ -111,8 +145,8 @@ def _means(rows: Rows, assigned: Numbers, far: Rows, k: int) -> Rows:
     return centres
 
 
-def silhouette(rows: Rows, assigned: Numbers) -> tuple[float, float]:
-    """How much nearer rows [N, F] are to their own cluster than to the next one, -1 to 1: (mean over rows, its standard error).
+def silhouette(rows: Rows, assigned: Numbers) -> float:
+    """How much nearer rows [N, F] are to their own cluster than to the next one, mean over rows, -1 to 1.
 
     0 for a row that is alone, or where all are in one cluster. Euclidean distances of all pairs: give it a few thousand rows.
 
@@ -120,12 +154,12 @@ def silhouette(rows: Rows, assigned: Numbers) -> tuple[float, float]:
 
     Example:
         >>> silhouette(np.repeat(np.eye(2, dtype=np.float32), 3, axis=0), np.array([0, 0, 0, 1, 1, 1]))
-        (1.0, 0.0)
+        1.0
     """
     values, assigned = np.unique(assigned, return_inverse=True)
     assigned = assigned.reshape(-1)
     if len(values) < 2:
-        return 0.0, 0.0
+        return 0.0
     counts = np.bincount(assigned).astype(np.float64)
     squares = np.einsum("nf,nf->n", rows, rows)
     ones = np.eye(len(values), dtype=np.float32)[assigned]  # [N, K]
@@ -140,18 +174,14 @@ def silhouette(rows: Rows, assigned: Numbers) -> tuple[float, float]:
         others[at, mine] = np.inf
         other = others.min(1)
         found[part] = np.where(counts[mine] > 1, (other - own) / np.maximum(np.maximum(own, other), 1e-12), 0.0)
-    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
+    return float(found.mean())
 
 
 def choose_k(rows: Rows, most: int, seed: int) -> tuple[int, dict[int, float]]:
-    """The number of clusters of rows [N, F], and the silhouette of each number tried: 2 to `most`, fewer where rows are copies.
-
-    The smallest one whose silhouette is within one standard error of the best: what a larger one gains is then no more than chance.
-    """
+    """The number of clusters of rows [N, F] whose silhouette is highest, and that of each number tried: 2 to `most`, or to different rows."""
     most = min(most, len(np.unique(rows, axis=0)))
     found = {k: silhouette(rows, kmeans(rows, k, seed, starts=2).assigned) for k in grid(most)}
-    best, error = max(found.values())
-    return min(k for k, (value, _) in found.items() if value >= best - error), {k: value for k, (value, _) in found.items()}
+    return max(found, key=lambda k: found[k]), found
 
 
 def grid(most: int) -> list[int]:
