@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from smallview import config as configuration
 from smallview.chain import link_of, run_stages
 from smallview.choosing import LIST
 from smallview.collectives import rank, world
@@ -23,6 +22,7 @@ from smallview.errors import UsageError
 from smallview.files import check_folder
 from smallview.foregrounds import Masks, check_masks, settings_with_masks
 from smallview.recipes import KNOWN
+from smallview.resolving import BY_HAND
 from smallview.settings.fitting import printable
 from smallview.settle import NO_JPEGS, default_out, kept_threads, next_free, settle
 from smallview.single import Call, Run, Start, as_it_is, run_training
@@ -150,7 +150,7 @@ def _begin(
     prepare_folder(folder)
     held.enter_context(lock_folder(folder))
     held.enter_context(_tidy(folder, made))
-    explicit = {name for name, reason in reasons.items() if reason in configuration.BY_HAND}
+    explicit = {name for name, reason in reasons.items() if reason in BY_HAND}
     stored = stored_config(folder, wanted)
     if stored is not None:
         if reasons["preset"].startswith("recipe"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smallview.config import FORMAT_VERSION, Facts, RunConfig, read_config_file, resolve_config, smallest_side
+from smallview.config import FORMAT_VERSION, RunConfig, smallest_side
 from smallview.data.decoding import BadPicture
 from smallview.data.pack_kind import pack_kind, stored_kind
 from smallview.data.sources import Source
@@ -21,6 +21,7 @@ from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.dense_small import widths_of
 from smallview.networks.encoders import OWN
 from smallview.recipes import bare, ranked
+from smallview.resolving import Facts, read_config_file, resolve_config
 from smallview.settings import dump_toml, to_tables
 from smallview.training.compiled import check_views
 from smallview.training.memory import passes_for

@@ -115,7 +115,6 @@ def test_few_labels_are_judged_beside_both_floors(capsys: pytest.CaptureFixture[
     assert len(figures) == 3 and all(float(figure) > 40 for _, figure in figures)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason='lightning is not installed: pip install ".[dev]"')
 def test_a_lightning_module_learns_in_ten_steps() -> None:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(

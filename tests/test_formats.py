@@ -13,12 +13,12 @@ import pytest
 
 import smallview as sv
 from smallview import ledger
-from smallview.config import read_config_file
 from smallview.continuing import stored_config
 from smallview.data.packing import open_pack, read_pack
 from smallview.data.sources import open_source
 from smallview.errors import SmallviewError, UsageError
 from smallview.files import write_text
+from smallview.resolving import read_config_file
 from smallview.training import checkpoint, manifest
 
 PICTURES = np.random.default_rng(0).integers(0, 255, (32, 16, 16, 3), np.uint8)

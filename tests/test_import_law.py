@@ -21,6 +21,7 @@ LEVELS = (
     ("joint_embedding", "stages", "evaluation"),
     ("presets", "training", "output"),
     ("config", "explain", "recipes", "findings", "vectors"),
+    ("resolving",),
     ("settle", "parts", "pictures", "foregrounds", "choosing"),
     ("continuing", "online", "foresight", "completion", "timing", "written"),
     ("beside", "account"),

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smallview.config import Facts, RunConfig, pictures_of_epoch, resolve_config, smallest_side, stage_settings, total_steps
+from smallview.config import RunConfig, pictures_of_epoch, smallest_side, stage_settings, total_steps
 from smallview.data.sources import Source, open_source
 from smallview.data.subsets import Subset, positions, read_subset, typical_and_diverse
 from smallview.errors import DataError, UsageError
+from smallview.resolving import Facts, resolve_config
 from smallview.schedules import Ramp
 from smallview.settings import dump_toml, from_tables, to_tables
 from smallview.stages import Stage, read_stages, spans

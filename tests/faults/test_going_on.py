@@ -13,10 +13,11 @@ import pytest
 
 import smallview as sv
 from smallview import config as configuration
-from smallview.config import Facts, RunConfig, resolve_config
+from smallview.config import RunConfig
 from smallview.continuing import going_on
 from smallview.errors import StoppedError, UsageError
 from smallview.presets import methods
+from smallview.resolving import Facts, resolve_config
 from smallview.settings import dump_toml, from_tables, load_toml, to_tables
 
 pytestmark = pytest.mark.usefixtures("apart")

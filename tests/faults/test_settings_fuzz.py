@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smallview.cli import main
-from smallview.config import Facts, resolve_config
 from smallview.errors import UsageError
 from smallview.presets import methods
+from smallview.resolving import Facts, resolve_config
 from smallview.settings import dump_toml, to_tables
 
 EXAMPLES = int(os.environ.get("SMALLVIEW_SOAK_EXAMPLES", "200"))
