@@ -121,11 +121,8 @@ def cluster(
         check_folder(out)
     with kept_threads():
         torch.set_num_threads(thread_count(threads))
-        made = vectors_of(*(what, data), say=say, pictures=pictures, device=device, threads=threads, command=command, **options)
-        if out is not None and made.source is None:
-            raise DataError(
-                f"sheets need the pictures of {made.name}, and it is not known where they are; name them with --pictures"
-            )
+        own: dict[str, Any] = {"pictures": pictures, "shown": out is not None, "device": device, "threads": threads}
+        made = vectors_of(what, data, say=say, command=command, **own, **options)
         found = _agreeing(_sorted_in(made, number, seed, say))
     return found if out is None else write(found, Path(out), say)
 

@@ -48,6 +48,7 @@ def vectors_of(
     say: Say,
     pictures: Any = None,
     keep: bool = True,
+    shown: bool = False,
     device: str = "auto",
     threads: int | None = None,
     command: Callable[[], str] | None = None,
@@ -56,11 +57,12 @@ def vectors_of(
     """Vectors of any pictures by an encoder, or of those in a folder that `smallview embed` wrote.
 
     Pictures are embedded once and kept in the user's cache, by the hash of the encoder and theirs. what, options: as for embed. pictures:
-    where the pictures of written embeddings lie now. keep: whether the cache is used. command: gives the command that goes on.
+    where the pictures of written embeddings lie now. keep: whether the cache is used. shown: whether a sheet will show them.
+    command: gives the command that goes on.
 
     Raises:
-        DataError: data that cannot be used, embeddings of another encoder, or pictures that changed since. UsageError: nothing that can
-            embed. StoppedError: stopped by a signal, what there is being saved.
+        DataError: data that cannot be used, embeddings of another encoder, pictures that changed since, or that are to be shown and nobody
+            knows where they are. UsageError: nothing that can embed. StoppedError: stopped by a signal, what there is being saved.
 
     Example:
         >>> made = vectors_of(nn.Flatten(), np.eye(4, dtype=np.uint8).reshape(4, 2, 2), size=2, say=print, keep=False)
@@ -82,6 +84,10 @@ def vectors_of(
         with cache_in_passing():
             features, pack = embed_here(subject, data, lines=_Told(say), **more)
             made = _of_pack(subject, weights_hash(subject.encoder), features, open_source(data), pack)
+    if shown and made.source is None:
+        raise DataError(
+            f"a sheet needs the pictures of {made.name}, and it is not known where they are; name them with --pictures"
+        )
     _tell(made, say)
     return made
 

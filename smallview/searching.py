@@ -110,11 +110,8 @@ def search(
         check_sheet(out)
     with kept_threads():
         torch.set_num_threads(thread_count(threads))
-        bank = vectors_of(*(what, data), say=say, pictures=pictures, device=device, threads=threads, command=command, **options)
-        if out is not None and bank.source is None:
-            raise DataError(
-                f"a sheet needs the pictures of {bank.name}, and it is not known where they are; name them with --pictures"
-            )
+        own: dict[str, Any] = {"pictures": pictures, "shown": out is not None, "device": device, "threads": threads}
+        bank = vectors_of(what, data, say=say, command=command, **own, **options)
         asked = vectors_of(bank.subject, query, say=say, keep=False, device=device, threads=threads)
         usable = np.flatnonzero(asked.usable)
         scores, rows = nearest(bank, asked.unit(usable), top + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from smallview.errors import SmallviewError
-from smallview.files import write_bytes
-from smallview.output.sheet import INK, PAPER, Cell, name_line
+from smallview.output.sheet import INK, PAPER, Cell, name_line, save_sheet
 from smallview.settings.fitting import printable
 
 SIDE, GAP, MARGIN, LINE, LETTER, TITLE = 144, 10, 20, 15, 12, 15
@@ -64,15 +62,7 @@ def gallery(sections: Sequence[Section], out: str | Path, *, title: str, columns
         for n, cell in enumerate(section.cells):
             _place(sheet, cell, left + n % columns * step, top + n // columns * tall, side, fonts[0])
         top += count * tall + GAP
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = io.BytesIO()
-        sheet.save(file, Image.registered_extensions()[path.suffix.lower()])
-        write_bytes(path, file.getvalue())
-    except (OSError, ValueError, KeyError) as error:
-        raise SmallviewError(f"cannot write {path}: {error}; choose another --out ending in .png, .jpg or .webp") from error
-    return path
+    return save_sheet(sheet, out)
 
 
 def _place(

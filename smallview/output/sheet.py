@@ -198,6 +198,15 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
             named = [name_line(cell.name, side, font)] if cell.name else []
             for n, text in enumerate([*named, *_lines(cell.words, side, font)][:LINES]):
                 pen.text((left, top + side + n * LINE), text, fill=INK, font=font)
+    return save_sheet(sheet, out)
+
+
+def save_sheet(sheet: Image.Image, out: str | Path) -> Path:
+    """Write a sheet as its ending says, whole or not at all.
+
+    Raises:
+        SmallviewError: a file that cannot be written.
+    """
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
