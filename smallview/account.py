@@ -17,7 +17,7 @@ from smallview.records import Row
 from smallview.settings import load_toml
 
 PARTS = ("run.toml", "metrics.jsonl", "rows.jsonl", "summary.json", "encoder", "stages")
-PLACES = ("data", "weights_from", "online")  # settings that name a place on somebody's disk
+PLACES = ("data", "weights_from", "online", "exclude")  # settings that name a place on somebody's disk
 # a place on a disk: from the root, a drive or a home
 _PATH = re.compile(r"""(?<![\w.])(?:~|[A-Za-z]:|file:/)?[/\\](?:[^\s/\\"'<>|;,()]+[/\\])*([^\s/\\"'<>|;,()]+)""")
 

@@ -1,9 +1,9 @@
-"""The part of the pictures that a run trains on, chosen once and listed in its folder."""
+"""The part of the pictures that a run trains on, chosen once and listed in its folder; and those that a list leaves out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +11,53 @@ import numpy as np
 import numpy.typing as npt
 
 from smallview.config import RunConfig
+from smallview.data.name_list import few, found_in, list_text, read_list
 from smallview.data.sources import Source
 from smallview.data.subsets import Subset, positions, taken, typical_and_diverse
-from smallview.errors import DataError
+from smallview.errors import DataError, UsageError
 from smallview.files import write_text
 from smallview.output.embed import embed_pack
 
 LIST = "subset.json"
+EXCLUDED = "excluded.txt"
 Say = Callable[[str], None]
+
+
+def excluded_names(listed: str, began: Path | None) -> list[str]:
+    """The names of a list of pictures to leave out; of a run that began in this folder, from the copy that it keeps.
+
+    Raises:
+        UsageError: no such list, or another one than the copy.
+    """
+    if began is None or not (began / EXCLUDED).is_file():
+        return read_list(listed)
+    names = read_list(began / EXCLUDED)
+    if Path(listed).is_file() and sorted(read_list(listed)) != sorted(names):
+        raise UsageError(
+            f"--exclude {listed} is another list than the one that the run began with, of which {began / EXCLUDED} is a copy; "
+            "put that back, or add --fresh to start anew"
+        )
+    return names
+
+
+def without(
+    source: Source, names: Sequence[str], listed: str, folder: Path | None, say: Say
+) -> tuple[Source, npt.NDArray[np.int64]]:
+    """(the source without the pictures of these names, the positions of the others); a copy of the list goes into the folder.
+
+    Raises:
+        DataError: none of the names is there, or fewer than two pictures are left.
+    """
+    gone, absent = found_in(source, names, f"--exclude {listed}")
+    kept = np.delete(np.arange(len(source)), gone).astype(np.int64)
+    if len(kept) < 2:
+        raise DataError(f"--exclude {listed} leaves {len(kept)} of {len(source):,} pictures of {source.name}; wanted 2 or more")
+    if absent:
+        say(f"{len(absent):,} of {len(names):,} names in {listed} are not in {source.name} ({few(absent)})")
+    say(f"left out, as {listed} says: {len(gone):,} of {len(source):,} pictures of {source.name}")
+    if folder is not None:
+        write_text(folder / EXCLUDED, list_text(names, [f"left out of this run; a copy of {listed}"]))
+    return taken(source, kept, source.name) if len(gone) else source, kept
 
 
 def part_of(

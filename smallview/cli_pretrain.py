@@ -51,6 +51,7 @@ def pretrain(
     resolution: Annotated[str | None, LENGTH, Parameter(metavar="SCHEDULE")] = None,
     stages: Annotated[str | None, LENGTH, Parameter(metavar="LIST")] = None,
     subset: Annotated[str | None, LENGTH, Parameter(metavar="PART")] = None,
+    exclude: Annotated[Place | None, LENGTH] = None,
     depth: Annotated[Whole | None, WHAT] = None,
     epochs: Annotated[Number | None, LENGTH] = None,
     minutes: Annotated[Minutes | None, LENGTH] = None,
@@ -103,6 +104,8 @@ def pretrain(
     subset
         Train on some of the pictures: 5000, 10%, 10/class, 20classes or 20classes:5000; listed in RUN/subset.json.
         --set subset.chosen_by=RUN takes typical and diverse ones, --set subset.equal_steps=true as many steps as all would have.
+    exclude
+        A text file of pictures to leave out, a name a line, such as the duplicates.txt of `smallview duplicates`.
     depth
         Stages of the encoder that are kept, from the first on; `--stages` can add the others again. Default: all.
     epochs
@@ -167,6 +170,7 @@ def pretrain(
         "resolution": resolution,
         "stages": stages,
         "subset": subset,
+        "exclude": exclude,
         "depth": depth,
         "epochs": epochs,
         "minutes": minutes,

@@ -40,7 +40,8 @@ class RunConfig:
     watch_every: steps between two looks at the probe pictures. stop_on_collapse: end with exit code 5 when the embeddings have
     collapsed. online: `labels` for those of the data, or labeled pictures, judged while training runs. tensorboard: write its
     files too. masks: what is foreground, for views that mask the background. stages: what the run is made of, one after the other, see
-    stages.py; none is one training of `size` and epochs or minutes. subset: the pictures trained on. depth: stages of the encoder from the
+    stages.py; none is one training of `size` and epochs or minutes. exclude: a text file with the names of pictures to leave out, of which
+    the run keeps a copy; subset: which of the others are trained on. depth: stages of the encoder from the
     first on; none is all. trains, batch_norm: as in Stage. span: the part of a longer training that this is, for all that follows progress.
 
     Raises:
@@ -79,6 +80,7 @@ class RunConfig:
     trains: Literal["all", "new"] = "all"
     batch_norm: Literal["moves", "fixed"] = "moves"
     span: tuple[float, float] = (0.0, 1.0)
+    exclude: str | None = None
     subset: Subset | None = None
     masks: MaskRule
     method: Method

@@ -261,6 +261,8 @@ def _length(config: RunConfig) -> str:
 def _differing(config: RunConfig) -> list[str]:
     """The settings of method and optimizer that are not the preset's, its batch size and length where it has some, and what a run may add."""
     added = [] if config.weights_from is None else [f"weights_from: {name_of_data(config.weights_from)}"]
+    if config.exclude is not None:
+        added.append(f"exclude: {name_of_data(config.exclude)}")
     if config.subset is not None:
         chosen = {name: value for name, value in to_tables(config.subset).items() if value not in ("none", False)}
         added += [f"subset.{name}: {name_of_data(str(value))}" for name, value in chosen.items()]

@@ -23,6 +23,7 @@ OF_RUN = (
     "steps",
     "minutes",
     "seed",
+    "exclude",
     "subset",
     "depth",
     "weights_from",

@@ -205,7 +205,7 @@ def _sample(runs: Sequence[Account], data: Any, threads: int, notes: list[str], 
 def _others(run: Account, there: int) -> str:
     """Whether what lies in the run's place now can be the run's pictures, by their number; a part of them tells nothing."""
     known = figure(run.recorded, "pictures")
-    if known is None or run.settings.get("subset") not in (None, "none"):
+    if known is None or any(run.settings.get(name) not in (None, "none") for name in ("subset", "exclude")):
         return ""
     broken = run.folder / "bad_files.jsonl"
     most = known + (sum(1 for _ in jsonl_lines(broken)) if broken.is_file() else 0)

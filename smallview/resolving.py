@@ -129,6 +129,7 @@ def resolve_config(
         "masks": "for views that mask the background",
         "method": f"preset {name} ({chosen.status}; {chosen.source})",
         "optimizer": f"preset {name}",
+        "exclude": "no picture is left out",
         "depth": "the whole encoder",
         "trains": "all weights",
         "batch_norm": "statistics move in training",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from smallview.chain import link_of, run_stages
-from smallview.choosing import LIST
+from smallview.choosing import EXCLUDED, LIST, excluded_names, without
 from smallview.collectives import rank, world
 from smallview.config import RunConfig
 from smallview.continuing import finished, going_on, origin_of, stored_config, tell_other_processes
@@ -28,7 +29,7 @@ from smallview.settle import NO_JPEGS, default_out, kept_threads, next_free, set
 from smallview.single import Call, Run, Start, as_it_is, run_training
 from smallview.training.launch import lock_folder, prepare_folder, withdraw_folder
 from smallview.training.log import Logger
-from smallview.training.processes import joined
+from smallview.training.processes import in_turn, joined
 
 Say = Callable[[str], None]
 
@@ -71,7 +72,7 @@ def pretrain(
     of masks named as the pictures, a function of a batch uint8 [B, C, H, W] to its foregrounds [B, 1, H, W], bool or numbers from 0
     to 1, or all masks as an array [N, H, W]; default border_colour.
     settings: fields of RunConfig (size, batch_size, stem, device, threads, save_every, ...), stages and subset also as the command line has them
-    ("16x70%,32x30%", "10%"), and resolution; `sets` reaches any depth by path
+    ("16x70%,32x30%", "10%"), exclude (a list of pictures to leave out, a name a line), and resolution; `sets` reaches any depth by path
     ("optimizer.lr"). Three ways not to simply go on: fresh starts anew in a new folder; resume_from starts from a checkpoint of another run, its
     optimizer and all, in `out`; the setting weights_from takes nothing but a run's encoder weights. accept_data_change: go on with an
     unfinished run though its pictures changed. loggers: told of every record beside metrics.jsonl (training/log.py).
@@ -100,13 +101,18 @@ def pretrain(
         with ExitStack() as held:
             start = None
             if rank() == 0:
-                given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed, **settings}
+                given = {"method": method, "epochs": epochs, "minutes": minutes, "seed": seed}
+                given |= {
+                    name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
+                }
                 start = _begin(call, held, out, given, config, settings_with_masks(masks, sets), fresh, resume_from)
             start = Start.told(start)
             source = open_source(data) if start.source is None else start.source
             # pictures that have a place are told by it; of others, such as arrays, only the pixels say whose encoder this is
             if start.as_it_is:
                 return as_it_is(start.folder, encoder, say)
+            if start.config.exclude is not None:
+                source, call = _without_excluded(source, start, call)
             if start.config.stages:
                 return run_stages(source, start, call)
             if start.origin is not None:
@@ -131,8 +137,10 @@ def _begin(
     if origin is not None and out is None:
         raise UsageError(f"--resume-from {resume_from} goes on in a folder of its own; wanted --out DIR, a new one")
     source = open_source(call.data)
-    if origin is not None and (given.get("stages") or given.get("subset")):
-        raise UsageError("--resume-from goes on with what the other run was; wanted it without --stages and --subset")
+    if origin is not None and (given.get("stages") or given.get("subset") or given.get("exclude")):
+        raise UsageError(
+            "--resume-from goes on with what the other run was; wanted it without --stages, --subset and --exclude"
+        )
     file = str(origin.folder / "run.toml") if origin is not None and config is None else config
     wanted, reasons = settle(call.data, source, given, file, sets, call.encoder)
     wanted = check_masks(wanted, call.masks, call.say)
@@ -168,6 +176,19 @@ def _begin(
     return Start(wanted, folder, stored is not None, placed and finished(folder), "batch_size" in explicit, origin, source)
 
 
+def _without_excluded(source: Source, start: Start, call: Call) -> tuple[Source, Call]:
+    """The pictures that the settings' list does not name, and the call for them; the folder keeps a copy of the list."""
+    listed, began = start.config.exclude, start.folder if start.began else None
+    assert listed is not None, "the caller has looked"
+    whole, place = source, began if start.origin is None or began else start.origin.folder
+    if place is not None and place.resolve().parent.name == "stages":
+        place = place.resolve().parent.parent  # where a stage's list lies
+    names = excluded_names(listed, place)
+    leads = rank() == 0 and began is None
+    source, kept = in_turn(lambda: without(whole, names, listed, start.folder if leads else None, call.say))
+    return source, call.of_part(kept, len(whole))
+
+
 def _recipe_of(
     stored: RunConfig, wanted: RunConfig, call: Call, source: Source, given: Mapping[str, Any], explicit: set[str], folder: Path
 ) -> RunConfig:
@@ -187,6 +208,7 @@ def _tidy(folder: Path, made: list[Path]) -> Iterator[None]:
         yield
     except BaseException:
         if not (folder / "run.toml").exists():
-            (folder / LIST).unlink(missing_ok=True)
+            for name in (LIST, EXCLUDED):
+                (folder / name).unlink(missing_ok=True)
             withdraw_folder(made)
         raise
