@@ -21,7 +21,8 @@ COARSE = 8  # side of the thumbnails that are searched
 CANDIDATES = 3
 SAME_COARSE, SAME_FINE = 0.9, 0.8
 SURE, OUTSTANDING = 0.97, 0.5  # where all pictures are much alike, as shirts on black are, nearly equal is more than that
-COPY_WHOLE, COPY_FINE = 0.995, 0.9  # recompressed, smaller or brighter copies of photos reach it, two shirts on black do not
+COPY = 0.995  # recompressed, smaller or brighter copies of photos reach it, two shirts on black do not
+FINER = 20.0  # times farther from 1 than that, what a blur leaves of them may be
 # below this likeness the colours must agree as well: two pairs of trousers are of one outline; a copy that was recoloured is more alike
 DOUBTED, SAME_COLOURS, COLOURFUL = 0.9, 0.4, 0.008
 MOST_NAMED = 3
@@ -81,17 +82,18 @@ def _details(thumbnails: Tensor) -> Tensor:
     return F.normalize((inside - F.avg_pool2d(thumbnails, window, 1)).flatten(1), dim=1)
 
 
-def alike(one: Tensor, other: Tensor, *, copies: bool = False) -> Tensor:
+def alike(one: Tensor, other: Tensor, *, copies: float | None = None) -> Tensor:
     """How alike the details of thumbnails [N, 1, S, S] are, up to 1; 0 where they differ when coarse, 1 where they are the same: [N].
 
-    copies: 0 as well for pictures that are much alike, but no copy of each other in another size, quality or brightness.
+    copies: 0 as well for pictures that are much alike, but no copy of each other in another size, quality or brightness: whose
+    thumbnails correlate by less than this, or their details by a less that is FINER times as far from 1.
     """
     same = (one - other).abs().amax((1, 2, 3)) < 0.5 / 255
-    rough, least = (_centred, COPY_WHOLE) if copies else (coarse_of, SAME_COARSE)
+    rough, least = (coarse_of, SAME_COARSE) if copies is None else (_centred, copies)
     found = same.float()
     close = torch.nonzero(((rough(one) * rough(other)).sum(1) >= least) & ~same)[:, 0]
     fine = (_details(one[close]) * _details(other[close])).sum(1)
-    found[close] = fine * (fine >= COPY_FINE) if copies else fine
+    found[close] = fine if copies is None else fine * (fine >= 1.0 - FINER * (1.0 - copies))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from smallview.data.survey import Survey
-from smallview.evaluation.leakage import alike, coarse_of
+from smallview.evaluation.leakage import COPY, alike, coarse_of
 
-NEAR, DIRECTIONS, CANDIDATES = 0.12, 16, 8  # the distance of coarse thumbnails (unit rows) that correlate by 0.993
+NEAR, DIRECTIONS, CANDIDATES = 0.12, 16, 8  # the distance of coarse thumbnails (unit rows) that correlate by 0.993, for COPY
 SAME_COLOUR = 0.1  # between the mean colours of near-equal pictures, their brightness taken out
 Progress = Callable[[int, int], None]
 Positions = npt.NDArray[np.int64]
@@ -38,19 +39,29 @@ class Twins:
 
 def find_twins(seen: Survey, progress: Progress = lambda done, total: None) -> Twins:
     """Pictures that are in a set twice, the same to the last bit or as another file, size, quality or brightness of it."""
-    order = np.argsort(seen.hash, kind="stable")
-    starts = np.flatnonzero(np.r_[True, seen.hash[order][1:] != seen.hash[order][:-1]]) if len(seen) else order
-    equal = [group for group in np.split(order, starts[1:]) if len(group) > 1]
-    firsts = np.sort(order[starts])
-    near = _joined(list(_copies(seen, firsts, seen, firsts, progress)))
+    equal, near = twin_groups(seen, progress)
     mixed = 0 if seen.labels is None else sum(len(np.unique(seen.labels[group])) > 1 for group in [*equal, *near])
     return Twins(
         equal=_named(seen, equal),
         near=_named(seen, near),
-        spare=len(seen) - len(firsts),
+        spare=sum(len(group) - 1 for group in equal),
         near_spare=sum(len(group) - 1 for group in near),
         across_classes=mixed,
     )
+
+
+def twin_groups(
+    seen: Survey, progress: Progress = lambda done, total: None, *, copies: float = COPY, mirrored: bool = False
+) -> tuple[list[Positions], list[Positions]]:
+    """(groups of equal pictures, of nearly equal ones with one of each group of equal ones), as rising positions int64 in the survey.
+
+    copies: as for `alike`. mirrored: whether a picture and its mirror image are nearly equal.
+    """
+    order = np.argsort(seen.hash, kind="stable")
+    starts = np.flatnonzero(np.r_[True, seen.hash[order][1:] != seen.hash[order][:-1]]) if len(seen) else order
+    equal = [group for group in np.split(order, starts[1:]) if len(group) > 1]
+    firsts = np.sort(order[starts])
+    return equal, joined(list(_copies(seen, firsts, seen, firsts, progress, copies, mirrored)))
 
 
 def _named(seen: Survey, groups: list[Positions]) -> tuple[tuple[str, ...], ...]:
@@ -71,13 +82,15 @@ def find_shared(train: Survey, test: Survey, progress: Progress = lambda done, t
     at = np.minimum(np.searchsorted(hashes, test.hash), len(hashes) - 1)
     equal = hashes[at] == test.hash if len(hashes) else np.zeros(len(test), np.bool_)
     found = {int(i): (int(firsts[at[i]]), True) for i in np.flatnonzero(equal)}
-    for i, j in _copies(train, firsts, test, np.flatnonzero(~equal), progress):
+    for i, j in _copies(train, firsts, test, np.flatnonzero(~equal), progress, COPY, mirrored=True):
         found.setdefault(i, (j, False))
     return Shared(tuple((test.name(i), train.name(j), same) for i, (j, same) in sorted(found.items())), len(test))
 
 
-def _copies(bank: Survey, among: Positions, asked: Survey, which: Positions, progress: Progress) -> Iterator[tuple[int, int]]:
-    """Pairs (picture asked, picture of the bank) that are copies; of another set, mirrored ones too.
+def _copies(
+    bank: Survey, among: Positions, asked: Survey, which: Positions, progress: Progress, copies: float, mirrored: bool
+) -> Iterator[tuple[int, int]]:
+    """Pairs (picture asked, picture of the bank) that are copies.
 
     Candidates are the nearest by coarse thumbnail, within what a copy reaches, in the directions that thumbnails differ most in: a
     tree finds them without comparing all with all.
@@ -85,21 +98,22 @@ def _copies(bank: Survey, among: Positions, asked: Survey, which: Positions, pro
     within = bank is asked
     if len(among) <= within or not len(which):
         return
+    reach = NEAR * math.sqrt((1.0 - copies) / (1.0 - COPY))
     rows = torch.cat([coarse_of(_thumbs(bank, part)) for part in _parts(among)])
     directions = torch.linalg.eigh(rows.T @ rows)[1][:, -DIRECTIONS:]
     tree = KDTree((rows @ directions).numpy())
     done = 0
     for part in _parts(which):
         plain = _thumbs(asked, part)
-        for thumbs in (plain,) if within else (plain, plain.flip(3)):
+        for thumbs in (plain, plain.flip(3)) if mirrored else (plain,):
             points = (coarse_of(thumbs) @ directions).numpy()
-            found = tree.query(points, CANDIDATES, distance_upper_bound=NEAR, workers=torch.get_num_threads())[1]
+            found = tree.query(points, CANDIDATES, distance_upper_bound=reach, workers=torch.get_num_threads())[1]
             row, column = np.nonzero(found < len(among))
             one, other = part[row], among[found[row, column]]
             near = np.abs(_chroma(asked, one) - _chroma(bank, other)).max(1) < SAME_COLOUR
             kept = near & ~(within & (one == other))
             row, one, other = row[kept], one[kept], other[kept]
-            copy = alike(thumbs[torch.from_numpy(row)], _thumbs(bank, other), copies=True).numpy() > 0
+            copy = alike(thumbs[torch.from_numpy(row)], _thumbs(bank, other), copies=copies).numpy() > 0
             yield from zip(one[copy].tolist(), other[copy].tolist(), strict=True)
         done += len(part)
         progress(done, len(which))
@@ -119,7 +133,7 @@ def _chroma(seen: Survey, which: Positions) -> npt.NDArray[np.float64]:
     return mean - np.roll(mean, -1, 1) if mean.shape[1] == 3 else np.zeros((len(which), 3))
 
 
-def _joined(pairs: list[tuple[int, int]]) -> list[Positions]:
+def joined(pairs: list[tuple[int, int]]) -> list[Positions]:
     """The groups that pairs of positions join."""
     if not pairs:
         return []
