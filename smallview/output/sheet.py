@@ -196,16 +196,16 @@ def contact_sheet(grid: Grid, out: str | Path, *, side: int = SIDE) -> Path:
             kind = Image.Resampling.NEAREST if side >= image.width else Image.Resampling.BILINEAR
             sheet.paste(image.resize((side, side), kind), (left, top))
             named = [name_line(cell.name, side, font)] if cell.name else []
-            for n, text in enumerate([*named, *_lines(cell.words, side, font)][:LINES]):
+            for n, text in enumerate([*named, *lines_of(cell.words, side, font)][:LINES]):
                 pen.text((left, top + side + n * LINE), text, fill=INK, font=font)
     return save_sheet(sheet, out)
 
 
 def save_sheet(sheet: Image.Image, out: str | Path) -> Path:
-    """Write a sheet as its ending says, whole or not at all.
+    """Write a sheet as the image file that its ending names, whole or not at all.
 
     Raises:
-        SmallviewError: a file that cannot be written.
+        SmallviewError: a file that cannot be written, or an ending that is no picture's.
     """
     path = Path(out)
     try:
@@ -231,11 +231,11 @@ def name_line(name: str, side: int, font: Any) -> str:
     return f"...{text}"
 
 
-def _lines(words: Sequence[str], side: int, font: Any) -> list[str]:
+def lines_of(words: Sequence[str], side: int, font: Any, between: str = ", ") -> list[str]:
     """The words in lines that fit below a picture."""
     lines: list[str] = []
     for word in words:
-        longer = f"{lines[-1]}, {word}" if lines else word
+        longer = f"{lines[-1]}{between}{word}" if lines else word
         if lines and font.getlength(longer) <= side:
             lines[-1] = longer
         else:

@@ -238,4 +238,4 @@ def test_the_longest_words_fit_below_a_picture() -> None:
             order=random.permutation(4)[None],
         )
         words = told(View(noise=0.25), p, 0, 40_000.0, masked=True, mode="parity")
-        assert ", ".join(sheet_module._lines(words, sheet_module.SIDE, font)) == ", ".join(words)
+        assert ", ".join(sheet_module.lines_of(words, sheet_module.SIDE, font)) == ", ".join(words)
