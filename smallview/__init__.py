@@ -15,6 +15,10 @@ _PLACES = {
     "check": "smallview.checking",
     "load": "smallview.use",
     "Run": "smallview.single",
+    "select": "smallview.selecting",
+    "Selected": "smallview.selecting",
+    "duplicates": "smallview.doubles",
+    "Duplicates": "smallview.doubles",
     "embed": "smallview.embedding",
     "search": "smallview.searching",
     "cluster": "smallview.clustering",
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from smallview.checking import check as check
     from smallview.clustering import cluster as cluster
     from smallview.comparing import compare as compare
+    from smallview.doubles import Duplicates as Duplicates
+    from smallview.doubles import duplicates as duplicates
     from smallview.embedding import embed as embed
     from smallview.errors import SmallviewError as SmallviewError
     from smallview.errors import StoppedError as StoppedError
@@ -63,6 +69,8 @@ if TYPE_CHECKING:
     from smallview.reporting import report as report
     from smallview.run import pretrain as pretrain
     from smallview.searching import search as search
+    from smallview.selecting import Selected as Selected
+    from smallview.selecting import select as select
     from smallview.single import Run as Run
     from smallview.sweeping import sweep as sweep
     from smallview.use import load as load

@@ -12,6 +12,7 @@ from cyclopts.config import Env
 
 from smallview import shell
 from smallview.cli_check import check
+from smallview.cli_duplicates import duplicates, select
 from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_export import export
 from smallview.cli_help import HELP, OPTIONS, OTHER, PROLOGUE, told
@@ -61,7 +62,7 @@ def registered(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-for each in (check, plan, pretrain, sweep, evaluate, compare, report, search, cluster, export):
+for each in (check, plan, pretrain, sweep, evaluate, compare, report, search, cluster, duplicates, select, export):
     registered(each)
 
 

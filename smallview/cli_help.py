@@ -117,6 +117,24 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         (0, 1, 2, 3, 4, 75, 130),
         ("search",),
     ),
+    "duplicates": (
+        AFTER,
+        (
+            "smallview duplicates runs/photos-simclr-dense_small photos/ --out duplicates/",
+            "smallview duplicates runs/a photos/ --out duplicates/ --semantic 0.3 --no-mirrored --json",
+        ),
+        (0, 1, 2, 3, 4, 75, 130),
+        ("duplicates",),
+    ),
+    "select": (
+        AFTER,
+        (
+            "smallview select runs/photos-simclr-dense_small photos/ --n 200 --out selected.csv --sheet selected.png",
+            "smallview select runs/a photos/ --n 100 --labeled selected.csv --out next.csv",
+        ),
+        (0, 1, 2, 3, 4, 75, 130),
+        ("label-first",),
+    ),
     "export": (
         AFTER,
         (

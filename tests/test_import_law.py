@@ -32,8 +32,11 @@ LEVELS = (
         *("report_verdict", "report_parts", "report_pictures"),
     ),
     ("demo", "estimator", "shell", "flags", "sweeping", "reporting", "embedded"),
-    ("searching", "clustering"),
-    ("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help", "cli_search"),
+    ("searching", "clustering", "doubles", "selecting"),
+    (
+        *("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help", "cli_search"),
+        "cli_duplicates",
+    ),
     ("cli",),
     ("__main__",),
 )

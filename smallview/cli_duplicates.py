@@ -1,0 +1,181 @@
+"""The verbs for a set of pictures once there is an encoder: `duplicates` and `select`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from smallview import shell
+from smallview.files import check_folder
+from smallview.flags import Device, Json, Place, Quiet, Share, Threads, Whole
+from smallview.settings.fitting import printable
+from smallview.shell import say
+
+Yes = Annotated[bool, Parameter(negative="--no-mirrored")]
+
+
+def duplicates(
+    run: Place,
+    data: Place,
+    /,
+    *,
+    out: Place,
+    near: Share = 0.995,
+    semantic: Share = 0.4,
+    mirrored: Yes = True,
+    pictures: Place | None = None,
+    device: Device = "auto",
+    threads: Threads | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find pictures that a set has more than once: the same pixels, the same picture in another form, and what an encoder can hardly tell apart.
+
+    Writes duplicates.txt, the names of all but the first of each exact and near group, and a sheet of each kind to judge them by. No picture is
+    changed, moved or deleted.
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag.
+    data
+        Pictures, as for pretrain, or a folder that smallview embed wrote.
+    out
+        The folder to write to.
+    near
+        By how much the thumbnails of two pictures must correlate, for the same picture in another size, quality or brightness.
+    semantic
+        How far apart two pictures may be to the encoder, as a part of what a picture and its 10th nearest usually are; 0 finds none.
+    mirrored
+        Whether mirror images are near copies.
+    pictures
+        Where the pictures of embeddings lie now.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout, with all names.
+    quiet
+        No progress.
+    """
+    check_folder(out)
+    from smallview.training.launch import stopped_early
+
+    with stopped_early(shell.go_on):
+        from smallview import doubles
+
+        found = doubles.duplicates(
+            run,
+            data,
+            near=near,
+            semantic=semantic,
+            mirrored=mirrored,
+            out=out,
+            pictures=pictures,
+            device=device,
+            threads=threads,
+            command=shell.go_on,
+            say=(lambda message: None) if quiet else say,
+        )
+    files = [Path(out) / name for name in (doubles.LIST, *(f"{kind}.png" for kind in doubles.KINDS))]
+    if json_:
+        print(json.dumps({**found.as_dict(), "list": str(files[0]), "sheets": [str(path) for path in files[1:]]}))
+        return
+    print(printable(f"{found.data}: {found.pictures:,} pictures"))
+    for kind in doubles.KINDS:
+        groups = getattr(found, kind)
+        more = sum(len(group) - 1 for group in groups)
+        print(
+            f"{kind}: {len(groups):,} group{'s' * (len(groups) != 1)}, {more:,} beside the first of each; {found.meaning(kind)}"
+        )
+    for path in files:
+        print(path)
+    if not quiet:
+        told = f"smallview pretrain {shlex.quote(data)} --exclude {shlex.quote(str(files[0]))}"
+        say(f"{len(found.spare):,} names in {files[0]}; look at the sheets, then: {told}")
+
+
+def select(
+    run: Place,
+    data: Place,
+    /,
+    *,
+    out: Place,
+    n: Whole = 200,
+    labeled: Place | None = None,
+    seed: Whole = 0,
+    sheet: Place | None = None,
+    pictures: Place | None = None,
+    device: Device = "auto",
+    threads: Threads | None = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose which pictures to label first: typical ones, unlike each other and unlike those that have labels already.
+
+    The order is the order to label in: wherever you stop, what you have labeled is a good choice. No label is looked at.
+
+    Parameters
+    ----------
+    run
+        A run folder, an encoder folder, or a timm name with its tag.
+    data
+        Pictures, as for pretrain, or a folder that smallview embed wrote.
+    out
+        The .csv to write: order, name, how many pictures each stands for, and an empty column for the label.
+    n
+        How many.
+    labeled
+        What has labels already: a text file of names; a .csv as this writes it, with labels filled in; or a folder of other
+        pictures. The chosen are unlike these.
+    seed
+        Draws the pictures that must be stood for, in sets over 8,192.
+    sheet
+        A picture file that shows the chosen, in order.
+    pictures
+        Where the pictures of embeddings lie now.
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads.
+    json_
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+    from smallview.training.launch import stopped_early
+
+    with stopped_early(shell.go_on):
+        from smallview import selecting
+
+        found = selecting.select(
+            run,
+            data,
+            n,
+            labeled=labeled,
+            seed=seed,
+            out=out,
+            sheet=sheet,
+            pictures=pictures,
+            device=device,
+            threads=threads,
+            command=shell.go_on,
+            say=(lambda message: None) if quiet else say,
+        )
+    if json_:
+        print(json.dumps({**found.as_dict(), "csv": str(out), "sheet": sheet}))
+        return
+    print(out)
+    if sheet is not None:
+        print(sheet)
+    if not quiet:
+        had = f"; {found.labeled:,} with labels already" * bool(found.labeled)
+        last = found.chosen[-1].covered
+        say(
+            f"{len(found.chosen):,} of {found.pictures:,} pictures{had}; covered: {100 * found.before:.0f} % before, {100 * last:.0f} % with them"
+        )
