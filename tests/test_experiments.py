@@ -73,3 +73,20 @@ def test_clusters_in_miniature(server: Server) -> None:
     assert line["accuracy encoder"] > 80.0 and line["nmi encoder"] > 60.0 and line["accuracy pixels"] < 70.0
     figures = f"{line['nmi pixels']} | {line['nmi untrained']} | {line['nmi encoder']}"
     assert said.splitlines()[-1].startswith(f"| generated | 3 | {figures} |")
+
+
+def test_planted_copies_in_miniature(server: Server) -> None:
+    lines = results(printed(server, "duplicates", "--miniature"))
+    copies, groups = [{line[key]: line for line in lines if key in line} for key in ("copy", "group")]
+    assert copies["exact"]["exact %"] == copies["mirrored"]["near %"] == copies["resized"]["near %"] == 100.0
+    assert all(line["pairs"] >= line["planted"] for line in groups.values()) and groups["exact"]["precision %"] == 100.0
+
+
+def test_what_to_label_first_in_miniature(server: Server) -> None:
+    lines = {(line["way"], line["labels"]): line for line in results(printed(server, "label_first", "--miniature"))}
+    assert len(lines) == 6
+    for (way, n), line in lines.items():
+        assert line["classes seen"] <= 6
+        for probe in ("ridge", "means"):
+            apart = line[probe]["accuracy %"] - lines["random", n][probe]["accuracy %"]
+            assert abs(apart - line[probe]["above random"]) < 0.011 and (way != "random" or apart == 0)
