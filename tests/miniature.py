@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # What costs is made smaller in the commands of a page ...
 SHRINK = {
+    r"--n 200": "--n 12",
+    r"--n 10 ": "--n 5 ",
     r"--epochs \d+": "--epochs 1",
     r"--minutes \d+": "--minutes 0.02",
     r"56x800,112x200,224x100": "8x1,12x1,16x1",
