@@ -128,7 +128,9 @@ def test_a_signal_saves_and_ends_with_75_and_the_command_goes_on(
             time.sleep(share * seconds)
             os.kill(child, number)
         code, said = server.end()
-        if ("finished: " in said or "is finished" in said) and stops:  # the one before may have been struck down in its last words
+        if (
+            "finished: " in said or "is finished" in said
+        ) and stops:  # the one before may have been struck down in its last words
             break
         if "step 16/16" in said:  # a busy machine may send its signals when all steps are done; then once more
             if not stops:
