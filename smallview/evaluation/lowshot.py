@@ -5,6 +5,7 @@ Legend: N training pictures, Q test pictures, F features, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,9 @@ from torch import Tensor
 from smallview.evaluation.metrics import t_factor
 from smallview.seeds import generator
 
-PENALTIES = tuple(10.0**e for e in range(-3, 5))
+RIDGE_PENALTIES = tuple(math.pow(10.0, e / 2) for e in range(-6, 5))
+RIDGE_PENALTY = math.pow(10.0, -0.5)  # where labels cannot tell: no better one over encoders, pixels and four sets
+SHARPNESS = tuple(math.pow(10.0, e / 4) for e in range(8))
 
 
 @dataclass(frozen=True)
@@ -51,36 +54,82 @@ def draw_labels(labels: Tensor, amount: int | float, seed: int, which: int) -> n
     return np.concatenate(chosen)
 
 
-def ridge_scores(x: Tensor, y: Tensor, z: Tensor) -> tuple[float, Tensor]:
-    """Ridge regression to one-hot classes y [n, K] from x [n, F], the penalty by exact leave-one-out; scores of z [Q, F].
+class Ridge:
+    """Ridge regression with an intercept to one-hot classes, for every penalty at once, from x [n, F] of mean zero and labels [n].
 
-    Everything happens in the smaller of the spaces of n pictures and of F features. -> penalty, scores [Q, K].
+    Penalties are in units of the features' mean square over pictures. Everything happens in the smaller of the spaces of n and of F, in float64.
 
-    Source: Golub, Heath and Wahba, 1979 (leave-one-out from the hat matrix).
+    Source: Allen, 1974 (PRESS: what is left out by the hat matrix, which the intercept is a part of).
+
+    Example:
+        >>> ridge = Ridge(torch.tensor([[-1.0], [-0.8], [0.8], [1.0]]), torch.tensor([0, 0, 1, 1]), 2)
+        >>> ridge.scores(torch.tensor([[-2.0], [2.0]]), 0.1).argmax(1).tolist()
+        [0, 1]
+        >>> ridge.left_out(0.1).argmax(1).tolist()
+        [0, 0, 1, 1]
     """
-    shift = y.mean(0)
-    target = (y - shift).double()
-    many = len(x) > x.shape[1]
-    values, vectors = torch.linalg.eigh((x.T @ x if many else x @ x.T).double())
-    values = values.clamp(min=0)
-    # the mean over pictures, whichever space it is counted in
-    scale = float((values.sum() / len(x)).clamp(min=1e-12))
-    turned = x.double() @ vectors if many else vectors  # [n, F] or [n, n]
-    right = turned.T @ target
-    best, chosen = float("inf"), PENALTIES[-1]
-    for penalty in sorted(PENALTIES, reverse=True):
-        inverse = 1.0 / (values + penalty * scale)
-        if many:  # hat = turned inverse turned'
-            error = target - turned @ (inverse[:, None] * right)
-            left_out = error / (1.0 - (turned.square() @ inverse))[:, None].clamp(min=1e-12)
-        else:  # 1 - hat is penalty times the inverse, which cancels
-            left_out = (turned @ (inverse[:, None] * right)) / (turned.square() @ inverse)[:, None]
-        loss = float(left_out.square().mean())
-        if loss < best * (1.0 - 1e-9):
-            best, chosen = loss, penalty
-    inverse = 1.0 / (values + chosen * scale)
-    weights = (vectors @ (inverse[:, None] * right)).float()
-    return chosen, (z @ weights if many else (z @ x.T) @ weights) + shift
+
+    def __init__(self, x: Tensor, labels: Tensor, classes: int) -> None:
+        wide = x.double()
+        self.x = wide
+        self.y: Tensor = F.one_hot(labels, classes).double()
+        self.shift = self.y.mean(0)
+        n = len(x)
+        self.many = n > x.shape[1]
+        if self.many:
+            values, self.vectors = torch.linalg.eigh(wide.T @ wide)
+            self.turned = wide @ self.vectors
+        else:  # the constant is an eigenvector; made the largest, it is told from others of no weight, and is left away
+            gram = wide @ wide.T
+            values, vectors = torch.linalg.eigh(gram + (1.0 + 2.0 * gram.trace()) / n)
+            values, self.vectors = values[:-1], vectors[:, :-1]
+            self.turned = self.vectors
+        self.values = values.clamp(min=0)
+        self.scale = float((self.values.sum() / n).clamp(min=1e-12))
+        self.right = self.turned.T @ (self.y - self.shift)
+
+    def left_out(self, penalty: float) -> Tensor:
+        """Scores [n, K] of every picture by the fit to all others."""
+        inverse = 1.0 / (self.values + penalty * self.scale)
+        fitted, hat = self.turned @ (inverse[:, None] * self.right), self.turned.square() @ inverse
+        residual, rest = self.y - self.shift - fitted, (1.0 - 1.0 / len(self.y) - hat).clamp(min=1e-12)
+        # in the pictures' own directions `fitted` and `hat` are the residual and the rest over the penalty, which cancels
+        scores: Tensor = self.y - (residual / rest[:, None] if self.many else fitted / hat[:, None])
+        return scores
+
+    def scores(self, z: Tensor, penalty: float) -> Tensor:
+        """Scores [Q, K] of z [Q, F]."""
+        inverse = 1.0 / (self.values + penalty * self.scale)
+        weights = self.vectors @ (inverse[:, None] * self.right)
+        scores: Tensor = z @ (weights if self.many else self.x.T @ weights).to(z.dtype) + self.shift.to(z.dtype)
+        return scores
+
+
+def choose_penalty(ridge: Ridge, labels: Tensor) -> float:
+    """The penalty by the log-loss of the left-out scores at their best sharpness: nearest to `RIDGE_PENALTY` of those no worse than chance.
+
+    No worse than chance: the mean difference to the least loss is within its standard error. The squared error will not do: it judges the
+    size of the scores, and with few labels that asks for far too large a penalty. A class with one picture is unknown where that one is
+    left out, so these do not vote.
+
+    Source: Breiman et al., 1984 (the one-standard-error rule).
+    """
+    votes = torch.bincount(labels, minlength=ridge.y.shape[1])[labels] > 1
+    if not bool(votes.any()):
+        return RIDGE_PENALTY
+    losses = []
+    for penalty in RIDGE_PENALTIES:
+        scores = ridge.left_out(penalty)[votes]
+        each = [F.cross_entropy(sharpness * scores, labels[votes], reduction="none") for sharpness in SHARPNESS]
+        losses.append(min(each, key=lambda loss: float(loss.mean())))
+    least = min(losses, key=lambda loss: float(loss.mean()))
+    doubt = 1.0 / math.sqrt(len(least))
+    near = [
+        penalty
+        for penalty, loss in zip(RIDGE_PENALTIES, losses, strict=True)
+        if float((loss - least).mean()) <= doubt * float((loss - least).std()) + 1e-6
+    ]
+    return min(near, key=lambda penalty: abs(math.log(penalty / RIDGE_PENALTY)))
 
 
 def prototype_scores(x: Tensor, labels: Tensor, z: Tensor, classes: int) -> Tensor:
@@ -104,8 +153,8 @@ def few_labels(
 ) -> Lowshot:
     """Accuracy of a probe that sees only the training pictures of each draw.
 
-    Features are centred on the labeled pictures' mean and divided by their one overall deviation, a penalty is chosen by
-    leave-one-out among the labeled pictures: nothing but them is used.
+    Features are centred on the labeled pictures' mean and divided by their one overall deviation, the ridge's penalty is chosen by
+    leaving one of the labeled pictures out: nothing but them is used.
     """
     scores = []
     for drawn in draws:
@@ -115,7 +164,8 @@ def few_labels(
         std = (x - mean).square().mean().sqrt().clamp(min=1e-12)  # one number: few pictures cannot tell F deviations
         a, b = (x - mean) / std, (test - mean) / std
         if probe == "ridge":
-            _, predicted = ridge_scores(a, F.one_hot(train_labels[chosen], classes).float(), b)
+            ridge = Ridge(a, train_labels[chosen], classes)
+            predicted = ridge.scores(b, choose_penalty(ridge, train_labels[chosen]))
         else:
             predicted = prototype_scores(a, train_labels[chosen], b, classes)
         scores.append(100.0 * float((predicted.argmax(1) == test_labels).double().mean()))

@@ -17,7 +17,7 @@ from smallview.evaluation.bench import Bench, Contestant
 from smallview.evaluation.knn import knn_votes, nearest
 from smallview.evaluation.labelled import scores_of, train_with_labels
 from smallview.evaluation.linear import PENALTIES, fit_linear
-from smallview.evaluation.lowshot import draw_labels, few_labels
+from smallview.evaluation.lowshot import RIDGE_PENALTIES, RIDGE_PENALTY, draw_labels, few_labels
 from smallview.evaluation.metrics import Figure, Kind, figures
 from smallview.networks.stages import pooled_stages
 from smallview.optimizers import SGD
@@ -205,7 +205,8 @@ class LowShot:
             for probe in PROBES[: 1 + self.prototypes]:
                 found = few_labels(x, y, z, t, chosen, probe, bench.classes)
                 how = (
-                    "ridge regression to one-hot classes, penalty by leave-one-out among the labeled pictures"
+                    f"ridge regression to one-hot classes, penalty of {len(RIDGE_PENALTIES)} by the log-loss of labeled pictures left out "
+                    f"(of those within a standard error of the least the nearest to {RIDGE_PENALTY:.2g})"
                     if probe == "ridge"
                     else "nearest class mean by cosine of centred features"
                 )
