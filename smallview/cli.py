@@ -23,19 +23,20 @@ from smallview.cli_search import cluster, search
 from smallview.completion import Completed
 from smallview.errors import UsageError
 from smallview.flags import (
+    ANY_ENCODER,
+    ANY_MACHINE,
+    ANY_OUTPUT,
     Config,
-    Device,
+    EncoderFlags,
     Json,
+    MachineFlags,
     Masks,
     Method,
     On,
+    OutputFlags,
     Pixels,
     Place,
-    Quiet,
     Sets,
-    Share,
-    Stem,
-    Threads,
     Whole,
     sets_of,
 )
@@ -74,14 +75,9 @@ def embed(
     *,
     out: Place,
     normalize: On = False,
-    size: Pixels | None = None,
-    weights: Place | None = None,
-    weights_coverage: Share = 1.0,
-    stem: Stem = "auto",
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Write backbone features of pictures: embeddings.npy and index.jsonl. The same command goes on with one that was stopped.
 
@@ -95,22 +91,6 @@ def embed(
         The folder to write to.
     normalize
         Scale every row to length 1.
-    size
-        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
-    weights
-        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
-    weights_coverage
-        The share of the encoder's tensors that the file must have. Default: all of them.
-    stem
-        auto, standard or small, for an encoder given by --weights.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.files import check_folder
     from smallview.training.launch import stopped_early
@@ -120,31 +100,27 @@ def embed(
         from smallview.embedding import embed_into
         from smallview.training.progress import Counting
 
-        with Counting(quiet=quiet) as lines:
+        with Counting(quiet=output.quiet) as lines:
             made = embed_into(
                 run,
                 data,
                 out,
                 normalize=normalize,
-                size=size,
-                weights=weights,
-                weights_coverage=weights_coverage,
-                stem=stem,
-                device=device,
-                threads=threads,
+                **encoder.given(),
+                **machine.given(),
                 lines=lines,
                 command=shell.go_on,
             )
-    if made.left_out and not quiet:
+    if made.left_out and not output.quiet:
         bad = f"{made.left_out:,} unreadable picture{'s' * (made.left_out > 1)}"
         say(f"{bad} left out, named in {Path(out) / 'bad_files.jsonl'}")
-    if json_:
+    if output.json:
         told = {"rows": made.rows, "features": made.features, "left_out": made.left_out}
         print(json.dumps({"embeddings": str(made.files[0]), "index": str(made.files[1]), **told}))
     else:
         for path in made.files:
             print(path)
-        if not quiet:
+        if not output.quiet:
             say(f"{made.rows:,} pictures, {made.features} features each")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from smallview.flags import Json, Method, Place, Quiet, Threads
-from smallview.shell import say
+from smallview.flags import ANY_OUTPUT, Method, OutputFlags, Place, Threads
 
 
 def check(
@@ -16,8 +15,7 @@ def check(
     method: Method = "simclr",
     sheet: Place | None = None,
     threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Look at pictures before training: broken, odd and double ones, leaks, and augmentations that would hide the class.
 
@@ -35,22 +33,18 @@ def check(
         An image file for the views that the method would make, as smallview views writes it.
     threads
         CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout, with all names.
-    quiet
-        No progress.
     """
     from smallview.checking import check as look
     from smallview.findings import text
     from smallview.output.sheet import check_sheet
     from smallview.use import sheet as write_sheet
 
-    progress = (lambda message: None) if quiet else say
+    progress = output.say
     if sheet is not None:
         check_sheet(sheet)
     found = look(data, test, method=method, threads=threads, say=progress)
     if sheet is not None:
         write_sheet(data, sheet, {"method": method}, say=progress)
-    print(json.dumps(found.as_dict() | {"sheet": sheet}) if json_ else text(found))
-    if sheet is not None and not json_:
+    print(json.dumps(found.as_dict() | {"sheet": sheet}) if output.json else text(found))
+    if sheet is not None and not output.json:
         print(sheet)

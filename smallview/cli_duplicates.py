@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from smallview import shell
 from smallview.files import check_folder
-from smallview.flags import Device, Json, Place, Quiet, Share, Threads, Whole
+from smallview.flags import ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT, EncoderFlags, MachineFlags, OutputFlags, Place, Share, Whole
 from smallview.settings.fitting import printable
 from smallview.shell import say
 
@@ -28,10 +28,9 @@ def duplicates(
     semantic: Share = 0.4,
     mirrored: Yes = True,
     pictures: Place | None = None,
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Find pictures that a set has more than once: the same pixels, the same picture in another form, and what an encoder can hardly tell apart.
 
@@ -41,7 +40,7 @@ def duplicates(
     Parameters
     ----------
     run
-        A run folder, an encoder folder, or a timm name with its tag.
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
     data
         Pictures, as for pretrain, or a folder that smallview embed wrote.
     out
@@ -54,14 +53,6 @@ def duplicates(
         Whether mirror images are near copies.
     pictures
         Where the pictures of embeddings lie now.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads.
-    json_
-        One JSON object on stdout, with all names.
-    quiet
-        No progress.
     """
     check_folder(out)
     from smallview.training.launch import stopped_early
@@ -77,13 +68,13 @@ def duplicates(
             mirrored=mirrored,
             out=out,
             pictures=pictures,
-            device=device,
-            threads=threads,
+            **encoder.given(),
+            **machine.given(),
             command=shell.go_on,
-            say=(lambda message: None) if quiet else say,
+            say=output.say,
         )
     files = [Path(out) / name for name in (doubles.LIST, *(f"{kind}.png" for kind in doubles.KINDS))]
-    if json_:
+    if output.json:
         print(json.dumps({**found.as_dict(), "list": str(files[0]), "sheets": [str(path) for path in files[1:]]}))
         return
     print(printable(f"{found.data}: {found.pictures:,} pictures"))
@@ -95,7 +86,7 @@ def duplicates(
         )
     for path in files:
         print(path)
-    if not quiet:
+    if not output.quiet:
         told = f"smallview pretrain {shlex.quote(data)} --exclude {shlex.quote(str(files[0]))}"
         say(f"{len(found.spare):,} names in {files[0]}; look at the sheets, then: {told}")
 
@@ -111,10 +102,9 @@ def select(
     seed: Whole = 0,
     sheet: Place | None = None,
     pictures: Place | None = None,
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Choose which pictures to label first: typical ones, unlike each other and unlike those that have labels already.
 
@@ -123,7 +113,7 @@ def select(
     Parameters
     ----------
     run
-        A run folder, an encoder folder, or a timm name with its tag.
+        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
     data
         Pictures, as for pretrain, or a folder that smallview embed wrote.
     out
@@ -139,14 +129,6 @@ def select(
         A picture file that shows the chosen, in order.
     pictures
         Where the pictures of embeddings lie now.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.training.launch import stopped_early
 
@@ -162,18 +144,18 @@ def select(
             out=out,
             sheet=sheet,
             pictures=pictures,
-            device=device,
-            threads=threads,
+            **encoder.given(),
+            **machine.given(),
             command=shell.go_on,
-            say=(lambda message: None) if quiet else say,
+            say=output.say,
         )
-    if json_:
+    if output.json:
         print(json.dumps({**found.as_dict(), "csv": str(out), "sheet": sheet}))
         return
     print(out)
     if sheet is not None:
         print(sheet)
-    if not quiet:
+    if not output.quiet:
         had = f"; {found.labeled:,} with labels already" * bool(found.labeled)
         last = found.chosen[-1].covered
         say(

@@ -10,22 +10,24 @@ from cyclopts import Parameter
 from smallview import completion, shell
 from smallview.errors import UsageError
 from smallview.flags import (
+    ANY_ENCODER,
+    ANY_MACHINE,
+    ANY_OUTPUT,
     HOW,
     JUDGED,
     MACHINE,
-    Device,
     Encoder,
+    EncoderFlags,
     Json,
+    MachineFlags,
     Method,
     Minutes,
     Number,
     On,
+    OutputFlags,
     Pixels,
     Place,
-    Quiet,
     Sets,
-    Share,
-    Stem,
     Threads,
     Whole,
     sets_of,
@@ -49,16 +51,11 @@ def evaluate(
     shifted: Annotated[Named, JUDGED, Parameter(metavar="NAME=DATA")] = (),
     train_masks: Annotated[Place | None, JUDGED] = None,
     test_masks: Annotated[Place | None, JUDGED] = None,
-    weights: Annotated[Place | None, JUDGED] = None,
-    weights_coverage: Annotated[Share, JUDGED] = 1.0,
-    size: Annotated[Pixels | None, HOW] = None,
-    stem: Annotated[Stem, JUDGED] = "auto",
-    device: Device = "auto",
-    threads: Threads | None = None,
     no_leaks: Annotated[On, HOW] = False,
     no_cache: Annotated[On, MACHINE] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Judge an encoder on labeled pictures, beside raw pixels and the untrained encoder under the same protocol.
 
@@ -86,26 +83,10 @@ def evaluate(
         A folder of masks named as the training pictures, a class for each pixel, for dense.
     test_masks
         The same for the test pictures.
-    weights
-        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
-    weights_coverage
-        The share of the encoder's tensors that the file must have. Default: all of them.
-    size
-        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
-    stem
-        auto, standard or small, for an encoder given by --weights.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads. Default: the cores of this machine.
     no_leaks
         Do not look for test pictures that the training part has as well.
     no_cache
         Keep no features between calls.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.assess import evaluate as judge
 
@@ -118,17 +99,13 @@ def evaluate(
         transfer={name: _pair(name, data) for name, data in _named("--transfer", transfer).items()},
         shifted=_named("--shifted", shifted),
         masks=_both(train_masks, test_masks),
-        weights=weights,
-        weights_coverage=weights_coverage,
-        size=size,
-        stem=stem,
-        threads=threads,
-        device=device,
+        **encoder.given(),
+        **machine.given(),
         leaks=not no_leaks,
         cache=not no_cache,
-        say=(lambda message: None) if quiet else say,
+        say=output.say,
     )
-    if json_:
+    if output.json:
         print(json.dumps({"run": run, "rows": [row.as_dict() for row in rows]}))
     else:
         shell.print_rows(rows)
@@ -151,8 +128,7 @@ def sweep(
     batch_size: Whole | None = None,
     set_: Sets = (),
     threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Train many choices of settings on nine tenths of the pictures, and rank them on the tenth that is left; never on a test part.
 
@@ -188,10 +164,6 @@ def sweep(
         Any setting by its path, the same for all.
     threads
         CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.sweeping import read_over
     from smallview.sweeping import sweep as search
@@ -212,9 +184,9 @@ def sweep(
             given=given,
             sets=sets_of(set_),
             threads=threads,
-            say=(lambda message: None) if quiet else say,
+            say=output.say,
         )
-    if json_:
+    if output.json:
         print(json.dumps(found.as_dict()))
         return
     paths = list(found.trials[0].settings)

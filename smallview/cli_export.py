@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from smallview import completion
-from smallview.flags import Json, Pixels, Place, Quiet, Share, Stem, Threads
+from smallview.flags import ANY_ENCODER, ANY_OUTPUT, EncoderFlags, OutputFlags, Place, Threads
 from smallview.shell import say
 
 
@@ -20,13 +20,9 @@ def export(
     out: Place,
     pictures: Place | None = None,
     input: Annotated[str, Parameter(metavar="KIND", completer=completion.words(*completion.INPUTS))] = "normalised",
-    weights: Place | None = None,
-    weights_coverage: Share = 1.0,
-    size: Pixels | None = None,
-    stem: Stem = "auto",
     threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Write an encoder for use without this library, with a model card; checked to give the same features before it is kept.
 
@@ -42,20 +38,8 @@ def export(
         Pictures to check with, as for pretrain; 64 are drawn. Default: gradients and noise.
     input
         What a program of onnx or torch-export takes: normalised images, float ones in [0, 1], or uint8 pictures (NHWC).
-    weights
-        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
-    weights_coverage
-        The share of the encoder's tensors that the file must have. Default: all of them.
-    size
-        Side of the pictures in pixels, for an encoder given by --weights. Default: 32.
-    stem
-        auto, standard or small, for an encoder given by --weights.
     threads
         CPU threads for reading pictures. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        Only the paths.
     """
     from smallview.exporting import export as hand_over
 
@@ -65,17 +49,14 @@ def export(
         out,
         pictures=pictures,
         input=input,
-        weights=weights,
-        weights_coverage=weights_coverage,
-        size=size,
-        stem=stem,
+        **encoder.given(),
         threads=threads,
-        say=(lambda message: None) if quiet else say,
+        say=output.say,
     )
-    if json_:
+    if output.json:
         print(json.dumps(made.as_dict()))
         return
     for name in made.files:
         print(made.path / name)
-    if not quiet:
+    if not output.quiet:
         say(made.parity.sentence())

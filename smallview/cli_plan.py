@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from smallview import completion
 from smallview.errors import UsageError
-from smallview.flags import Device, Json, Minutes, Place, Quiet, Threads
+from smallview.flags import ANY_MACHINE, ANY_OUTPUT, MachineFlags, Minutes, OutputFlags, Place
 from smallview.shell import say
 
 
@@ -20,10 +20,8 @@ def plan(
     minutes: Minutes | None = None,
     memory: Annotated[float | None, Parameter(metavar="GIB")] = None,
     task: Annotated[str, Parameter(metavar="NAME", completer=completion.words(*completion.TASKS))] = "linear",
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Say what to run: two or three recipes with their commands, what they cost here, and what they came to elsewhere.
 
@@ -40,14 +38,6 @@ def plan(
         GiB of memory that may be used.
     task
         What the encoder is for: linear (many labels later), few-labels, retrieval.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     if minutes is None:
         raise UsageError("plan needs the minutes that may be spent: smallview plan DATA --minutes 10")
@@ -58,11 +48,10 @@ def plan(
         minutes,
         memory=memory,
         task=task,  # type: ignore[arg-type]
-        device=device,
-        threads=threads,
-        say=(lambda message: None) if quiet or json_ else say,
+        **machine.given(),
+        say=(lambda message: None) if output.quiet or output.json else say,
     )
-    if json_:
+    if output.json:
         print(json.dumps(found.as_dict()))
         return
     print(found.verdict)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from smallview import shell
 from smallview.files import check_folder
 from smallview.flags import (
+    ANY_OUTPUT,
     LENGTH,
     MACHINE,
     RUN,
@@ -20,15 +21,14 @@ from smallview.flags import (
     Config,
     Device,
     Encoder,
-    Json,
     Masks,
     Method,
     Minutes,
     Number,
     On,
+    OutputFlags,
     Pixels,
     Place,
-    Quiet,
     Seconds,
     Sets,
     Share,
@@ -75,8 +75,7 @@ def pretrain(
     weights_from: Annotated[Place | None, WHAT] = None,
     weights_coverage: Annotated[Share | None, WHAT] = None,
     accept_data_change: Annotated[On, RUN] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Train an encoder on unlabeled pictures.
 
@@ -156,10 +155,6 @@ def pretrain(
         The share of the encoder's tensors that such a file must have. Default: 1, all of them.
     accept_data_change
         Go on with an unfinished run though its pictures changed; without it, what changed is told and nothing done.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.training.launch import stopped_early
 
@@ -193,7 +188,7 @@ def pretrain(
         from smallview.settle import explain, settle
 
         settled, reasons = settle(data, open_source(data), given, config, settings_with_masks(masks, sets), encoder)
-        print(explain(settled, reasons, as_json=json_), end="")
+        print(explain(settled, reasons, as_json=output.json), end="")
         return
     if devices != 1 and shell.supervised(devices):
         return
@@ -212,20 +207,20 @@ def pretrain(
             fresh=fresh,
             resume_from=resume_from,
             accept_data_change=accept_data_change,
-            quiet=quiet,
+            quiet=output.quiet,
             command=shell.go_on,
             **given,
         )
     if shell.follows():
         return
-    if json_:
+    if output.json:
         print(
             json.dumps({"run": str(done.path), "encoder": str(done.path / "encoder"), "rows": [r.as_dict() for r in done.rows]})
         )
     else:
         print(done.path)
         name = shlex.quote(str(done.path))
-        if not quiet:
+        if not output.quiet:
             say(
                 f"judge it: smallview evaluate {name} --train LABELED --test LABELED; use it: smallview embed {name} {shlex.quote(data)} --out DIR"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from smallview.errors import UsageError
-from smallview.flags import Json, On, Place, Quiet, Threads
+from smallview.flags import ANY_OUTPUT, On, OutputFlags, Place, Threads
 from smallview.shell import say
 
 
@@ -15,8 +15,7 @@ def report(
     data: Place | None = None,
     paths: On = False,
     threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Write one HTML file about runs, to look at, to mail and to print: verdict, cost, curves, pictures, settings.
 
@@ -34,14 +33,12 @@ def report(
         Show folders in full; without it no place on this machine is told.
     threads
         CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     if not runs:
         raise UsageError("no run is named; wanted run folders, as in smallview report runs/photos-simclr-dense_small")
     from smallview.reporting import report as write
 
-    path = write(runs, out, data, paths=paths, threads=threads, say=(lambda message: None) if quiet or json_ else say)
-    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if json_ else path)
+    path = write(
+        runs, out, data, paths=paths, threads=threads, say=(lambda message: None) if output.quiet or output.json else say
+    )
+    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if output.json else path)

@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from smallview import shell
-from smallview.flags import Device, Json, Pixels, Place, Quiet, Share, Stem, Threads, Whole
+from smallview.flags import ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT, EncoderFlags, MachineFlags, OutputFlags, Place, Whole
 from smallview.settings.fitting import printable
-from smallview.shell import print_table, say
+from smallview.shell import print_table
 
 Among = Annotated[Place, Parameter(name="--in")]
 
@@ -23,14 +23,9 @@ def search(
     top: Whole = 12,
     out: Place | None = None,
     pictures: Place | None = None,
-    size: Pixels | None = None,
-    weights: Place | None = None,
-    weights_coverage: Share = 1.0,
-    stem: Stem = "auto",
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Find the pictures that are most like others, in the eyes of an encoder. Exact; a query is left out of its own neighbours.
 
@@ -48,22 +43,6 @@ def search(
         An image file for a sheet: each query, then its neighbours with score and name.
     pictures
         Where the pictures of written embeddings lie now, if they were moved.
-    size
-        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
-    weights
-        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
-    weights_coverage
-        The share of the encoder's tensors that the file must have. Default: all of them.
-    stem
-        auto, standard or small, for an encoder given by --weights.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout, with scores.
-    quiet
-        No progress.
     """
     from smallview.errors import UsageError
     from smallview.output.sheet import check_sheet
@@ -83,16 +62,12 @@ def search(
             top=top,
             out=out,
             pictures=pictures,
-            size=size,
-            weights=weights,
-            weights_coverage=weights_coverage,
-            stem=stem,
-            device=device,
-            threads=threads,
-            say=(lambda message: None) if quiet else say,
+            **encoder.given(),
+            **machine.given(),
+            say=output.say,
             command=shell.go_on,
         )
-    if json_:
+    if output.json:
         print(json.dumps(found.as_dict() | {"sheet": out}))
         return
     for each in found.as_dict()["queries"]:
@@ -111,14 +86,9 @@ def cluster(
     k: Annotated[str, Parameter(metavar="auto|N")] = "auto",
     seed: Whole = 0,
     pictures: Place | None = None,
-    size: Pixels | None = None,
-    weights: Place | None = None,
-    weights_coverage: Share = 1.0,
-    stem: Stem = "auto",
-    device: Device = "auto",
-    threads: Threads | None = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    encoder: EncoderFlags = ANY_ENCODER,
+    machine: MachineFlags = ANY_MACHINE,
+    output: OutputFlags = ANY_OUTPUT,
 ) -> None:
     """Sort pictures without labels into clusters: a sheet for each, an overview, and a table of all. No picture is moved or copied.
 
@@ -136,22 +106,6 @@ def cluster(
         Decides which pictures centres are fitted on, and where they begin.
     pictures
         Where the pictures of written embeddings lie now, if they were moved.
-    size
-        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
-    weights
-        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
-    weights_coverage
-        The share of the encoder's tensors that the file must have. Default: all of them.
-    stem
-        auto, standard or small, for an encoder given by --weights.
-    device
-        auto, cpu, cuda or mps.
-    threads
-        CPU threads. Default: the cores of this machine.
-    json_
-        One JSON object on stdout.
-    quiet
-        No progress.
     """
     from smallview.files import check_folder
     from smallview.training.launch import stopped_early
@@ -167,16 +121,12 @@ def cluster(
             out=out,
             seed=seed,
             pictures=pictures,
-            size=size,
-            weights=weights,
-            weights_coverage=weights_coverage,
-            stem=stem,
-            device=device,
-            threads=threads,
-            say=(lambda message: None) if quiet else say,
+            **encoder.given(),
+            **machine.given(),
+            say=output.say,
             command=shell.go_on,
         )
-    if json_:
+    if output.json:
         print(json.dumps(found.as_dict()))
         return
     told = found.as_dict()

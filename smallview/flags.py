@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from smallview import completion
+from smallview import completion, shell
 from smallview.errors import UsageError
 
 
@@ -36,6 +37,7 @@ JUDGED = under("What is judged", 1)
 HOW = under("How it is judged", 2)
 SETTINGS = under("Any setting", 5)
 MACHINE = under("The machine", 6)
+_ENCODER = Group("An encoder of other weights, or at another size", sort_key=5)
 _OUTPUT = Group("What is printed", sort_key=7)
 
 Whole = Annotated[int, Parameter(converter=_whole, metavar="N")]
@@ -67,6 +69,79 @@ else:  # a path for what Tab offers, and text as it was typed for the verb: hf:N
     Place = Annotated[Path, Parameter(converter=_as_given, metavar="PATH")]
     Config = Annotated[Path, Parameter(converter=_as_given, metavar="FILE", group=SETTINGS.group)]
     Masks = Annotated[Path, Parameter(converter=_as_given, metavar="NAME|PATH", completer=completion.words(*completion.MASKS))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EncoderFlags:
+    """Which weights an encoder has and what it is fed, the same for every verb that takes one.
+
+    Parameters
+    ----------
+    weights
+        A file of weights for the named encoder, .safetensors or torch's own, whoever wrote it.
+    weights_coverage
+        The share of the encoder's tensors that the file must have. Default: all of them.
+    size
+        Side of the views in pixels. Default: what the encoder was trained for; 32 for one that does not say it.
+    stem
+        auto, standard or small, for an encoder given by --weights.
+    """
+
+    weights: Annotated[Place | None, Parameter(group=_ENCODER)] = None
+    weights_coverage: Annotated[Share, Parameter(group=_ENCODER)] = 1.0
+    size: Annotated[Pixels | None, Parameter(group=_ENCODER)] = None
+    stem: Annotated[Stem, Parameter(group=_ENCODER)] = "auto"
+
+    def given(self) -> dict[str, Any]:
+        """As functions take them."""
+        return asdict(self)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class MachineFlags:
+    """Where it is computed.
+
+    Parameters
+    ----------
+    device
+        auto, cpu, cuda or mps.
+    threads
+        CPU threads. Default: the cores of this machine.
+    """
+
+    device: Device = "auto"
+    threads: Threads | None = None
+
+    def given(self) -> dict[str, Any]:
+        """As functions take them."""
+        return asdict(self)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is said, and how.
+
+    Parameters
+    ----------
+    json
+        One JSON object on stdout.
+    quiet
+        No progress.
+    """
+
+    json: Json = False
+    quiet: Quiet = False
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Where messages go."""
+        return (lambda message: None) if self.quiet else shell.say
+
+
+ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT = EncoderFlags(), MachineFlags(), OutputFlags()
 
 
 def sets_of(pairs: tuple[str, ...]) -> dict[str, object]:

@@ -28,10 +28,10 @@ LEVELS = (
     ("single",),
     ("chain",),
     (
-        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding"),
+        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding", "shell"),
         *("report_verdict", "report_parts", "report_pictures"),
     ),
-    ("demo", "estimator", "shell", "flags", "sweeping", "reporting", "embedded"),
+    ("demo", "estimator", "flags", "sweeping", "reporting", "embedded"),
     ("searching", "clustering", "doubles", "selecting"),
     (
         *("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help", "cli_search"),
