@@ -28,9 +28,10 @@ LEVELS = (
     ("single",),
     ("chain",),
     (
-        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding", "shell"),
+        *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding"),
         *("report_verdict", "report_parts", "report_pictures"),
     ),
+    ("shell",),
     ("demo", "estimator", "flags", "sweeping", "reporting", "embedded"),
     ("searching", "clustering", "doubles", "selecting"),
     (
