@@ -200,3 +200,7 @@ def test_clocks_and_verdicts_go_on_after_a_stop(tmp_path: Path, stop_after: Stop
     told = [(row["step"], row.get("verdict"), row.get("watch/feature_rank")) for row in records(parts.path)]
     assert told == [(row["step"], row.get("verdict"), row.get("watch/feature_rank")) for row in records(whole.path)]
     assert all(row["seconds"] > before for row in records(parts.path) if row["step"] > 130)
+    remembered = [json.loads(_newest(run.path).read_text())["watch"] for run in (parts, whole)]
+    for watch in remembered:
+        watch["steps"] = [values[:2] for values in watch["steps"]]  # the loss and the gradient; the others are seconds
+    assert remembered[0] == remembered[1] and len(remembered[0]["steps"]) == 150
