@@ -10,12 +10,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from smallview.account import Group, figure, newest
-from smallview.evaluation.metrics import t_factor
+from smallview.evaluation.metrics import t_factor, told_once
 from smallview.output.charts import Dots, dot_plot
 from smallview.output.markup import Child, Markup, join, name_of, table, tag
 
 # the protocols that decide, in this order
 DECIDING = ("linear", "linear_sgd", "knn", "lowshot", "finetune")
+MOST_DOTS = 24
 WATCH = {
     "healthy": "the embeddings stayed spread out and kept their dimensions",
     "shrinking": "the embeddings lost spread or dimensions; a longer run may collapse",
@@ -172,13 +173,15 @@ def results(groups: Sequence[Group]) -> Markup:
             Dots(one.metric, one.mean, one.interval, one.pixels, one.untrained)
             for one in found
             if "%" in one.metric and (one.pixels is not None or one.untrained is not None)
-        ][:12]
+        ][:MOST_DOTS]
         parts += [*title, *([dot_plot(dots)] if dots else []), *_tables(group, found)]
         for one in found:
             protocols.setdefault((one.metric, re.sub(r"seed \d+", "seed", one.text)), one.text)
     if not protocols:
         return tag("p", "No rows yet. ", tag("code", "smallview evaluate RUN --train LABELED --test LABELED"), " writes them.")
-    full = [join(tag("dt", metric), tag("dd", name_of(text))) for (metric, _), text in protocols.items()]
+    each, common = told_once(list(protocols.values()))
+    full = [join(tag("dt", metric), tag("dd", name_of(text))) for (metric, _), text in zip(protocols, each, strict=True)]
+    full += [join(tag("dt", "all of them"), tag("dd", name_of(common)))] if common else []
     return join(parts, tag("h3", "Protocols in full"), tag("dl", full, class_="protocols"))
 
 

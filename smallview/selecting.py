@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from smallview.data.name_list import few, found_in, read_list
-from smallview.data.sources import Source
 from smallview.embedded import vectors_of
 from smallview.errors import SmallviewError, UsageError
 from smallview.evaluation.closeness import directions
@@ -102,7 +101,7 @@ def select(
         check_sheet(sheet)
     if out is not None:
         _check_csv(out)
-    made = vectors_of(what, data, say=say, **options)
+    made = vectors_of(what, data, say=say, shown=sheet is not None, **options)
     places = np.arange(len(made)) if made.positions is None else made.positions
     known, others = _labeled(what, made, labeled, say, options)
     free = int((~known & made.usable).sum())
@@ -226,25 +225,16 @@ def write_csv(selected: Selected, out: str | Path) -> Path:
 
 
 def _write_sheet(selected: Selected, made: Vectors, rows: Sequence[int] | npt.NDArray[np.int64], sheet: str | Path) -> None:
-    source = _source_of(made)
     shown = [
         [
             Shown(
-                one.position,
+                row,
                 one.name,
                 (f"{one.order}: stands for {one.stands_for:,}", f"covered {100 * one.covered:.0f} %"),
             )
         ]
-        for one in selected.chosen[:MOST]
+        for row, one in zip(rows, selected.chosen[:MOST], strict=False)
     ]
     part = f", the first {MOST} of them shown" * (len(selected.chosen) > MOST)
-    title = f"{len(selected.chosen):,} of {selected.pictures:,} pictures of {selected.data} to label, in order{part}."
-    group_sheet(shown, lambda i: source.read(i, SIDE), sheet, title, apart=0)
-
-
-def _source_of(made: Vectors) -> Source:
-    if made.source is None:
-        raise UsageError(
-            f"the pictures of {made.name} are not known, and a sheet shows them; name their folder with --pictures"
-        )
-    return made.source
+    title = f"{len(selected.chosen):,} of {selected.pictures:,} pictures of {made.name} to label, in order{part}."
+    group_sheet(shown, lambda i: made.picture(i, SIDE), sheet, title, apart=0)

@@ -149,6 +149,8 @@ def print_rows(rows: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from smallview.evaluation.metrics import told_once
+
     for part in dict.fromkeys(row.settings["test"] for row in rows):
         table = Table(title=f"judged on {part}; the 95 % interval is over test pictures or draws", title_justify="left")
         for column in ("metric", "raw pixels", "untrained encoder", "this encoder"):
@@ -159,8 +161,11 @@ def print_rows(rows: list[Any]) -> None:
                 floors = ("-" if value is None else f"{value:.2f}" for value in (row.floor_pixels, row.floor_untrained))
                 table.add_row(row.metric, *floors, f"{row.value:.2f}{spread}")
         Console().print(table)
-    for row in rows:
-        print(f"{row.metric}: {row.protocol}; encoder seed {row.seed}")
+    each, common = told_once([f"{row.protocol}; encoder seed {row.seed}" for row in rows])
+    for row, protocol in zip(rows, each, strict=True):
+        print(f"{row.metric}: {protocol}")
+    if common:
+        print(f"all of them: {common}")
 
 
 def print_table(head: list[str], rows: list[list[str]], title: str, *, left: tuple[str, ...] = ("on",)) -> None:

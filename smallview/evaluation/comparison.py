@@ -262,5 +262,11 @@ def _front(line: Line, costs: Mapping[str, Mapping[str, float]]) -> tuple[str, .
 
 
 def cost_text(name: str, value: float) -> str:
-    """A cost in the unit of its column."""
-    return f"{value * _SCALE.get(name, 1.0):,.3g}"
+    """A cost in the unit of its column.
+
+    Example:
+        >>> cost_text("peak_memory_mib", 1054.2), cost_text("peak_memory_mib", 0.12345)
+        ('1,054', '0.123')
+    """
+    scaled = value * _SCALE.get(name, 1.0)
+    return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.3g}"

@@ -6,6 +6,7 @@ Legend: Q pictures, K classes or labels, D numbers a picture.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +32,23 @@ class Figure:
     settings: dict[str, Any] = field(default_factory=dict)
     interval: float | None = None
     per_picture: Tensor | None = field(default=None, repr=False)
+
+
+def told_once(protocols: Sequence[str]) -> tuple[list[str], str]:
+    """What is particular to each protocol, and the end that all of them share, which need not be said for each.
+
+    Example:
+        >>> told_once(["knn k=20; 512 features; test a", "linear; 512 features; test a"])
+        (['knn k=20', 'linear'], '512 features; test a')
+        >>> told_once(["knn k=20; 512 features"])
+        (['knn k=20; 512 features'], '')
+    """
+    parts = [text.split("; ") for text in protocols]
+    most = min(map(len, parts), default=1) - 1
+    same = len(parts) > 1 and next((n for n in range(most) if len({each[-1 - n] for each in parts}) > 1), most)
+    if not same:
+        return list(protocols), ""
+    return ["; ".join(each[:-same]) for each in parts], "; ".join(parts[0][-same:])
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

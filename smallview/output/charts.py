@@ -204,14 +204,14 @@ class Dots:
 
 def dot_plot(lines: Sequence[Dots]) -> Markup:
     """A line for each figure: an open square for raw pixels, an open circle for the untrained encoder, a full one for this encoder."""
-    width, left, right, step, top = 460, 128, 20, 24, 4
+    width, side, step, top = 460, 14, 34, 2
     known = [x for one in lines for x in (one.value, one.pixels, one.untrained) if x is not None]
     widest = max(one.interval or 0.0 for one in lines)
     low, high = max(0.0, min(known) - widest), min(100.0, max(known) + widest)
     low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
 
     def across(x: float) -> float:
-        return round(left + (width - left - right) * (min(max(x, low), high) - low) / (high - low), 1)
+        return round(side + (width - 2 * side) * (min(max(x, low), high) - low) / (high - low), 1)
 
     bottom = top + step * len(lines)
     marks = [
@@ -223,8 +223,10 @@ def dot_plot(lines: Sequence[Dots]) -> Markup:
         )
     ]
     for k, one in enumerate(lines):
-        y = top + step * k + step // 2
-        marks.append(tag("text", one.name, x=left - 14, y=y + 4, class_="y metric"))
+        y = top + step * k + 24
+        marks.append(
+            tag("text", one.name, x=0, y=y - 12, class_="metric")
+        )  # above its line: beside it, a long name has no room
         if one.interval is not None:
             ends = across(one.value - one.interval), across(one.value + one.interval)
             marks.append(tag("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="whisker"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from smallview.evaluation.metrics import told_once
 from smallview.networks.dense_small import DenseSmall
 from smallview.output.parity import Parity
 from smallview.output.standalone import MODES
@@ -128,7 +129,10 @@ def _judged(rows: Sequence[Row]) -> str:
         spread = "" if row.interval is None else f" ± {row.interval:.2f}"
         test = name_of_data(str(row.settings.get("test", "")))
         lines.append(f"| {test} | {row.metric} | {floors[0]} | {floors[1]} | {row.value:.2f}{spread} |")
-    protocols = list(dict.fromkeys(f"- {row.metric}: {row.protocol}" for row in rows))
+    known = dict.fromkeys((row.metric, row.protocol) for row in rows)
+    each, common = told_once([protocol for _, protocol in known])
+    protocols = [f"- {metric}: {text}" for (metric, _), text in zip(known, each, strict=True)]
+    protocols += [f"- all of them: {common}"] if common else []
     return "\n".join([*lines, "", "± is half the 95 % interval over test pictures or draws, of one training.", "", *protocols])
 
 

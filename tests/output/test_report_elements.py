@@ -75,6 +75,15 @@ def test_floors_stand_where_their_values_are() -> None:
     assert square_ < ring < full and abs((ring - square_) - (full - ring)) < 0.2
 
 
+def test_a_long_name_is_inside_the_frame_and_above_its_line() -> None:
+    drawn = read(dot_plot([Dots("lowshot 25 a class prototypes top-1 %", 60.0, 2.0, 20.0, 40.0)] * 2))
+    names = [a for name, a in drawn.tags if name == "text" and a.get("class") == "metric"]
+    lines = [float(str(a["cy"])) for name, a in drawn.tags if name == "circle" and a.get("class") == "this"]
+    assert [a["x"] for a in names] == ["0", "0"]  # written from its left edge, which is the frame's
+    assert all(8 < line - float(str(a["y"])) < 20 for a, line in zip(names, lines, strict=True))
+    assert float(str(names[1]["y"])) - lines[0] > 15
+
+
 def decoded(css: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(css.partition("base64,")[2].partition(")")[0])))
 
