@@ -1,6 +1,6 @@
 """Five encoders under the same protocols: untrained, three methods without labels, and one trained with labels; on four data sets.
 
-    SMALLVIEW_DATA=... python experiments/five_encoders.py --out runs/five-encoders     # about half an hour on two cores
+    SMALLVIEW_DATA=... python experiments/five_encoders.py --out runs/five-encoders     # about 40 minutes on one core
     python experiments/five_encoders.py --miniature                                     # generated pictures; shows that it runs
 
 CIFAR-10's first 10,000 training pictures, `dense_small` at 32 px, four epochs, two seeds of each. Judged by kNN, the linear probe, few
