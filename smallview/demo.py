@@ -152,6 +152,6 @@ def _table(figures: dict[str, tuple[dict[int, Lowshot], float]]) -> None:
         table.add_row(name, *(f"{few[n].mean:.1f} ± {few[n].std:.1f}" for n in PER_CLASS), f"{full:.1f}")
     Console().print(table)
     print(
-        "The same ridge probe for all three, its strength chosen by leave-one-out on the labeled pictures alone. With all labels "
+        "The same ridge probe for all three, its penalty chosen by leaving out one of the labeled pictures at a time. With all labels "
         "easy pictures leave little between them: a pretrained encoder pays where labels are few."
     )
