@@ -25,6 +25,7 @@ from smallview.evaluation.protocols import choose_protocols, protocols_of
 from smallview.evaluation.subject import check_untouched, matched, open_labeled, open_part, open_subject
 from smallview.files import check_folder, jsonl_line, write_text
 from smallview.networks.encoders import save_encoder
+from smallview.networks.online_target import projector_of
 from smallview.records import Row
 from smallview.settle import kept_threads, thread_count
 from smallview.training import checkpoint
@@ -228,7 +229,7 @@ def _projector(folder: Path, config: RunConfig, subject: Judged) -> nn.Module | 
         return None
     prefix = "networks.online.projector."
     found = {name[len(prefix) :]: value for name, value in loaded[1].items() if name.startswith(prefix)}
-    projector = config.method.heads.projector.build(subject.config.features)
+    projector = projector_of(subject.encoder, subject.config.features, config.method.heads)
     try:
         projector.load_state_dict(found)
     except RuntimeError as error:

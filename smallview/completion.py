@@ -31,6 +31,7 @@ METHODS = (
 ENCODERS = (
     *(
         "dense_small",
+        "patches",
         "resnet18",
         "resnet34",
         "resnet50",

@@ -26,6 +26,7 @@ from smallview.networks.foreign import Coverage, start_from
 from smallview.networks.freezing import freeze
 from smallview.networks.modes import evaluating
 from smallview.networks.online_target import Branch, Networks
+from smallview.networks.patches import OnPatches
 from smallview.objectives.negatives import Cut
 from smallview.optimizers import learning_rate
 from smallview.records import Batch, Foregrounds, ViewBatch
@@ -38,7 +39,7 @@ from smallview.training.memory import passes_for
 from smallview.training.precision import Precision, choose_device, cpu_flags, fixed_rule, probe, starved
 from smallview.training.prefetch import ahead
 from smallview.training.state import TrainState
-from smallview.views.making import ViewMaker
+from smallview.views.making import ViewMaker, centre_views
 from smallview.views.streams import OnStream
 from smallview.views.view import View, pixels
 
@@ -305,7 +306,19 @@ def fresh_encoder(
             described = replace(described, size=config.size, made_for=made_for)
     mean, std = channel_statistics(pack, config.seed) if before is None else (before.mean, before.std)
     described = replace(described, mean=tuple(round(float(m), 6) for m in mean), std=tuple(round(float(s), 6) for s in std))
+    if before is None and isinstance(net, OnPatches) and not isinstance(encoder, nn.Module):
+        fit_to(net, described, pack, derive(config.seed, "dictionary"))
     return net, described
+
+
+def fit_to(net: OnPatches, described: EncoderConfig, pack: Pack, seed: int, most: int = 2000) -> None:
+    """Find an encoder's dictionary in up to `most` of the pictures, drawn over the whole set."""
+    which = generator(seed, "dictionary pictures").permutation(len(pack))[:most]
+    views = centre_views(pack, described.made_for or described.size, described.mean, described.std, which=which)
+    try:
+        net.fit(torch.cat(list(views)), seed)
+    except ValueError as error:
+        raise UsageError(f"the encoder {described.architecture} cannot be fitted: {error}") from None
 
 
 def leave_out_idle(net: nn.Module, described: EncoderConfig, say: Say) -> None:

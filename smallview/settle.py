@@ -20,6 +20,7 @@ from smallview.data.sources import Source
 from smallview.errors import DataError, UsageError, suggest
 from smallview.networks.dense_small import widths_of
 from smallview.networks.encoders import OWN
+from smallview.networks.patches import words_of
 from smallview.recipes import bare, ranked
 from smallview.resolving import Facts, read_config_file, resolve_config
 from smallview.settings import dump_toml, to_tables
@@ -63,7 +64,7 @@ def check_encoder(name: str) -> None:
     Raises:
         UsageError: neither ours nor timm's, or widths that cannot be built.
     """
-    if widths_of(name) is not None or name.startswith("custom:"):
+    if widths_of(name) is not None or words_of(name) is not None or name.startswith("custom:"):
         return
     import timm
 

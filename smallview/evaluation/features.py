@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from smallview.networks.encoders import EncoderConfig, build_encoder
 from smallview.networks.modes import evaluating
+from smallview.networks.patches import OnPatches
 from smallview.optimizers import Optimizer
 from smallview.records import Pictures
 from smallview.seeds import derive, generator
@@ -161,6 +162,8 @@ def fresh_encoder(encoder: nn.Module, config: EncoderConfig, seed: int) -> nn.Mo
         seed=derive(seed, "encoder"),
         depth=config.depth,
     )
+    if isinstance(fresh, OnPatches) and isinstance(encoder, OnPatches):
+        fresh.take_dictionary(encoder)  # a run begins with it
     return fresh
 
 

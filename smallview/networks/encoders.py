@@ -16,10 +16,11 @@ from smallview.errors import SmallviewError, UsageError, suggest
 from smallview.files import check_version, close_path
 from smallview.networks.dense_small import DenseSmall, strides_of, widths_of
 from smallview.networks.modes import evaluating
+from smallview.networks.patches import OnPatches, words_of
 from smallview.networks.truncating import count_stages, truncate
 
 _log = logging.getLogger("smallview.networks")
-OWN = ("dense_small",)
+OWN = ("dense_small", "patches")
 SMALLEST_MAP = 4
 FORMAT_VERSION = 1
 
@@ -28,7 +29,7 @@ FORMAT_VERSION = 1
 class EncoderConfig:
     """What encoder/config.json says: enough to build the encoder again and to feed it.
 
-    architecture: `dense_small`, `dense_small:48-96-192` with widths of one's own, a timm name, or `custom:<class>`. features: F. mean, std:
+    architecture: `dense_small`, `dense_small:48-96-192` with widths of one's own, `patches`, a timm name, or `custom:<class>`. features: F. mean, std:
     normalisation of pictures in [0, 1]. depth: the number of stages that were kept; none: all. made_for: the size that it was built for,
     where it is another one than pictures have.
     """
@@ -151,7 +152,7 @@ def build_encoder(
 ) -> tuple[nn.Module, EncoderConfig]:
     """An encoder with fresh weights that depend on `seed` alone, and its description.
 
-    name: `dense_small`, with widths of one's own as in `dense_small:48-96-192-512`, or a timm name. stem "auto" takes the small stem when
+    name: `dense_small`, with widths of one's own as in `dense_small:48-96-192-512`; `patches`, a dictionary with layers behind it; or a timm name. stem "auto" takes the small stem when
     the final feature map would be under 4x4. depth: the number of stages to keep, all by default. Stem and weights are those of the
     whole encoder whatever the depth, so that one grows into the other.
 
@@ -171,6 +172,10 @@ def build_encoder(
             reduction = math.prod(strides_of("standard", len(widths)))
             chosen = ("small" if final_map(size, reduction) < SMALLEST_MAP else "standard") if stem == "auto" else stem
             net: nn.Module = DenseSmall(in_channels, chosen, widths)
+        elif (words := words_of(name)) is not None:
+            reduction = 2 ** min(len(words) + 1, 4)
+            chosen = ("small" if final_map(size, reduction) < SMALLEST_MAP else "standard") if stem == "auto" else stem
+            net = OnPatches(in_channels, chosen, words)
         else:
             net, chosen = _timm_encoder(name, in_channels, size, stem)
     if depth is not None:

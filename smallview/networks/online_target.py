@@ -112,6 +112,25 @@ def _embed(branch: Branch, images: dict[int, Tensor], passes: Passes) -> tuple[d
     return embeddings, features
 
 
+class First(nn.Module):
+    """The first n columns of [B, F]."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n]."""
+        return x[:, : self.n]
+
+
+def projector_of(encoder: nn.Module, features: int, heads: Heads) -> nn.Module:
+    """The projector behind an encoder: of all its features, or of the first ones, where it says that the others are fixed (`projected`)."""
+    seen = int(getattr(encoder, "projected", features))
+    projector = heads.projector.build(seen)
+    return projector if seen == features else nn.Sequential(First(seen), *projector.children())
+
+
 class Networks(nn.Module):
     """Online encoder, projector and predictor, with their target; calling it embeds the views of a batch.
 
@@ -120,7 +139,7 @@ class Networks(nn.Module):
 
     def __init__(self, encoder: nn.Module, features: int, heads: Heads, target: Target, passes: Passes = plain) -> None:
         super().__init__()
-        self.online = Branch(encoder, heads.projector.build(features))
+        self.online = Branch(encoder, projector_of(encoder, features, heads))
         self.predictor = None if heads.predictor is None else heads.predictor.build(heads.projector.out)
         self.target: Branch | None = None
         self.rule, self.passes = target, passes

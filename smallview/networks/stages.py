@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smallview.networks.dense_small import DenseSmall
+from smallview.networks.patches import OnPatches
 
 
 def stage_modules(net: nn.Module) -> dict[str, nn.Module]:
@@ -21,7 +22,7 @@ def stage_modules(net: nn.Module) -> dict[str, nn.Module]:
         >>> list(stage_modules(DenseSmall()))
         ['body.2', 'body.5', 'body.8', 'body.11', 'body.14']
     """
-    if isinstance(net, DenseSmall):
+    if isinstance(net, (DenseSmall, OnPatches)):
         return {f"body.{i}": module for i, module in enumerate(net.body) if isinstance(module, nn.ReLU)}
     told: Any = getattr(net, "feature_info", None)
     named = dict(net.named_modules())

@@ -19,6 +19,7 @@ from smallview.errors import UsageError, suggest
 from smallview.files import write_bytes, write_text
 from smallview.networks.dense_small import DenseSmall
 from smallview.networks.encoders import EncoderConfig, vit_options
+from smallview.networks.patches import OnPatches
 from smallview.output import standalone, traced
 from smallview.output.parity import Features, features_of
 
@@ -78,7 +79,7 @@ def _plain_timm(handed: Handed) -> str | None:
     config = handed.config
     if config.architecture.startswith("custom:"):
         return f"{config.architecture[7:]}, a module of your own"
-    if isinstance(handed.net, DenseSmall):
+    if isinstance(handed.net, (DenseSmall, OnPatches)):
         return f"{config.architecture}, this project's own encoder"
     if config.depth is not None:
         return f"{config.architecture} without its last stages (depth {config.depth})"

@@ -87,7 +87,7 @@ def fixed_rule(encoder: nn.Module, device: torch.device, flags: frozenset[str]) 
     convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     depthwise = any(m.groups > 1 and m.groups == m.in_channels for m in convolutions)
     attention = len(convolutions) <= 1
-    plain = type(encoder).__name__ == "DenseSmall"
+    plain = type(encoder).__name__ in ("DenseSmall", "OnPatches")
     kinds = {"depthwise convolutions": depthwise, "a plain dense stack": plain, "attention": attention}
     kind = next((name for name, so in kinds.items() if so), "dense convolutions")
     if device.type == "cuda":
