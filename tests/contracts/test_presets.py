@@ -68,7 +68,16 @@ def tiny(channels: int) -> tuple[nn.Module, int]:
     return Tiny(channels), 12
 
 
-ENCODERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {"dense_small": dense_small, "own module": tiny}
+def patches(channels: int) -> tuple[nn.Module, int]:
+    net, config = build_encoder("patches:4-8-16", in_channels=channels, size=SIZE)
+    return net, config.features
+
+
+ENCODERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
+    "dense_small": dense_small,
+    "patches": patches,
+    "own module": tiny,
+}
 
 
 @pytest.fixture(autouse=True)
