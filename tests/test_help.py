@@ -15,6 +15,7 @@ import smallview
 from smallview import completion
 from smallview.cli import app, main
 from smallview.evaluation.protocols import NAMES
+from smallview.networks.encoders import OWN
 from smallview.output.targets import TARGETS
 from smallview.output.traced import INPUTS
 from smallview.recipes import METRIC
@@ -90,7 +91,7 @@ def test_words_that_tab_offers_are_those_that_there_are() -> None:
     assert set(completion.MASKS) == {*ESTIMATORS, "none", "encoder:"}
     import timm
 
-    assert set(completion.ENCODERS) - {"dense_small"} <= set(timm.list_models())
+    assert set(completion.ENCODERS) - set(OWN) <= set(timm.list_models())
 
 
 def test_help_says_how_long_it_takes() -> None:

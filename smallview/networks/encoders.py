@@ -29,7 +29,8 @@ FORMAT_VERSION = 1
 class EncoderConfig:
     """What encoder/config.json says: enough to build the encoder again and to feed it.
 
-    architecture: `dense_small`, `dense_small:48-96-192` with widths of one's own, `patches`, a timm name, or `custom:<class>`. features: F. mean, std:
+    architecture: `dense_small`, `dense_small:48-96-192` with widths of one's own, `patches`, a timm name, or `custom:<class>`. features: F. mean,
+    std:
     normalisation of pictures in [0, 1]. depth: the number of stages that were kept; none: all. made_for: the size that it was built for,
     where it is another one than pictures have.
     """
@@ -152,7 +153,8 @@ def build_encoder(
 ) -> tuple[nn.Module, EncoderConfig]:
     """An encoder with fresh weights that depend on `seed` alone, and its description.
 
-    name: `dense_small`, with widths of one's own as in `dense_small:48-96-192-512`; `patches`, a dictionary with layers behind it; or a timm name. stem "auto" takes the small stem when
+    name: `dense_small`, with widths of one's own as in `dense_small:48-96-192-512`; `patches`, a dictionary with layers behind it;
+    or a timm name. stem "auto" takes the small stem when
     the final feature map would be under 4x4. depth: the number of stages to keep, all by default. Stem and weights are those of the
     whole encoder whatever the depth, so that one grows into the other.
 

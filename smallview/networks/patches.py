@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,6 +169,17 @@ class OnPatches(nn.Module):
         quarters = torch.cat([_quarters(self.dictionary(part)) for part in pictures[:1000].split(100)])
         self.mean.copy_(quarters.mean(0))
         self.scale.copy_(SHARE / (quarters - self.mean).square().mean().sqrt().clamp(min=1e-6))
+
+    def cut(self, layers: int) -> None:
+        """Keep the first layers alone; the dictionary stays whole."""
+        self.body = self.body[: 3 * layers]
+        last: Any = self.body[3 * layers - 3]
+        self.projected, self.num_features = last.out_channels, last.out_channels + len(self.mean)
+
+    def dictionary_shape(self) -> dict[str, Any]:
+        """What a program needs, beside the layers, to build it anew."""
+        told = {"stride": self.dictionary.stride, "side": SIDE, "contrast": CONTRAST, "threshold": THRESHOLD}
+        return {"words": len(self.dictionary.kernels), "dictionary": told}
 
     def take_dictionary(self, other: OnPatches) -> None:
         """All that is fitted, of another one of the same shape."""

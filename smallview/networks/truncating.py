@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from smallview.errors import UsageError
 from smallview.networks.dense_small import NAME, DenseSmall
+from smallview.networks.patches import OnPatches
 
 MOST_TOLD = 3
 TRUNCATING = "1.0.31"
@@ -36,8 +37,8 @@ def count_stages(net: nn.Module) -> int:
         >>> count_stages(DenseSmall())
         5
     """
-    if isinstance(net, DenseSmall):
-        return len(net.layers())
+    if isinstance(net, (DenseSmall, OnPatches)):
+        return len(net.body) // 3
     told: Any = getattr(net, "feature_info", None)
     if not told or not callable(getattr(net, "prune_intermediate_layers", None)):
         raise UsageError(
@@ -67,6 +68,9 @@ def truncate(net: nn.Module, depth: int) -> nn.Module:
         raise UsageError(f"depth is {depth} and {name_of(net)} has {stages} stages; wanted 1 to {stages}")
     cut = copy.deepcopy(net)
     if depth == stages:
+        return cut
+    if isinstance(cut, OnPatches):
+        cut.cut(depth)
         return cut
     if isinstance(cut, DenseSmall):
         cut.body = cut.body[: 3 * depth]

@@ -12,6 +12,7 @@ from typing import Any
 
 from smallview.evaluation.metrics import told_once
 from smallview.networks.dense_small import DenseSmall
+from smallview.networks.patches import OnPatches
 from smallview.output.parity import Parity
 from smallview.output.standalone import MODES
 from smallview.output.targets import Handed
@@ -71,7 +72,7 @@ def model_card(to: str, handed: Handed, past: Past, parity: Parity) -> str:
 
 
 def _front(to: str, handed: Handed) -> str:
-    library = "" if isinstance(handed.net, DenseSmall) or to not in ("timm", "hub") else "library_name: timm\n"
+    library = "" if isinstance(handed.net, (DenseSmall, OnPatches)) or to not in ("timm", "hub") else "library_name: timm\n"
     return f"---\npipeline_tag: image-feature-extraction\n{library}tags:\n- self-supervised-learning\n---"
 
 
@@ -156,7 +157,7 @@ def snippet(to: str, handed: Handed) -> str:
             f"    features = net.eval()(torch.from_numpy(images))  # {_shape(handed)}\n"
         )
     config, picture = handed.config, 'Image.open("picture.jpg")'
-    if isinstance(handed.net, DenseSmall):
+    if isinstance(handed.net, (DenseSmall, OnPatches)):
         lines = ["import torch", "from load import load, prepare", "from PIL import Image", "", "net = load()"]
         images = f"prepare({picture})"
     else:

@@ -167,15 +167,17 @@ def _open_torchvision(folder: Path) -> Features:
 
 
 def _plain_hub(handed: Handed) -> str | None:
-    return None if isinstance(handed.net, DenseSmall) else _plain_timm(handed)
+    return None if isinstance(handed.net, (DenseSmall, OnPatches)) else _plain_timm(handed)
 
 
 def _write_hub(handed: Handed, folder: Path) -> None:
-    if not isinstance(handed.net, DenseSmall):
+    if not isinstance(handed.net, (DenseSmall, OnPatches)):
         _write_timm(handed, folder, "hub")
         return
-    layers = [conv for conv, _ in handed.net.layers()]
-    shape = {"widths": [conv.out_channels for conv in layers], "strides": [conv.stride[0] for conv in layers]}
+    layers = [layer for layer in handed.net.body if isinstance(layer, nn.Conv2d)]
+    shape: dict[str, Any] = {"widths": [conv.out_channels for conv in layers], "strides": [conv.stride[0] for conv in layers]}
+    if isinstance(handed.net, OnPatches):
+        shape |= handed.net.dictionary_shape()
     _write_weights(handed, folder)
     _write_config(folder, "hub", {**handed.described(), **shape})
     write_text(folder / LOADER, Path(standalone.__file__).read_text(encoding="utf-8"))

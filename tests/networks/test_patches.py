@@ -18,6 +18,7 @@ from smallview.networks.encoders import build_encoder, load_encoder
 from smallview.networks.heads import MLP, Heads
 from smallview.networks.online_target import First, projector_of
 from smallview.networks.patches import SIDE, Dictionary, OnPatches, words_of
+from smallview.networks.truncating import regrow, truncate
 
 
 def noise(n: int, side: int = 16, seed: int = 0) -> Tensor:
@@ -118,6 +119,18 @@ def test_the_projector_sees_what_is_trained() -> None:
 def test_names_that_cannot_be_built(name: str) -> None:
     with pytest.raises(UsageError, match="wanted 2 to 8 numbers from 1 to 4096"):
         words_of(name)
+
+
+def test_the_last_layers_can_be_dropped_and_come_back() -> None:
+    full = OnPatches(widths=(8, 12, 10)).eval()
+    full.fit(noise(40), 0)
+    small, x = truncate(full, 1), noise(3)
+    assert isinstance(small, OnPatches) and (small.projected, small.num_features) == (12, 44)
+    assert torch.equal(small(x)[:, 12:], full(x)[:, 10:])
+    again = OnPatches(widths=(8, 12, 10)).eval()
+    fresh = regrow(small, again).fresh
+    assert fresh and all(name.startswith(("body.3", "body.4")) for name in fresh)
+    assert torch.equal(again(x)[:, 10:], full(x)[:, 10:])
 
 
 def test_large_pictures_get_the_standard_stem() -> None:

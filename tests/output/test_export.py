@@ -133,6 +133,7 @@ def test_plain_timm_opens_what_it_can_build(tmp_path: Path, name: str, options: 
     [
         ("dense_small", {}, "onnx torch-export hub"),
         ("dense_small:8-16-32", {"depth": 2}, "onnx torch-export hub"),
+        ("patches:8-12-16", {}, "onnx torch-export hub"),
         ("resnet18", {"stem": "standard"}, "timm torchvision onnx torch-export hub"),
         ("resnet18", {"stem": "standard", "channels": 1}, "timm onnx torch-export hub"),
         ("resnet18", {}, "onnx torch-export"),
