@@ -90,3 +90,12 @@ def test_what_to_label_first_in_miniature(server: Server) -> None:
         for probe in ("ridge", "means"):
             apart = line[probe]["accuracy %"] - lines["random", n][probe]["accuracy %"]
             assert abs(apart - line[probe]["above random"]) < 0.011 and (way != "random" or apart == 0)
+
+
+def test_the_ladder_in_miniature(server: Server, tmp_path: Path) -> None:
+    asked = ("--miniature", "--steps", "patches alone|patches|four views", "--out", str(tmp_path))
+    lines = {line["step"]: line for line in results(printed(server, "records/ladder", *asked))}
+    assert set(lines) == {"patches alone", "patches", "four views"}
+    assert lines["patches alone"]["linear"] == lines["patches alone"]["linear untrained"]  # nothing is trained
+    assert lines["patches"]["steps"] > 0 and lines["patches"]["linear untrained"] != lines["patches alone"]["linear"]
+    assert results(printed(server, "records/ladder", *asked)) == []  # all is there
