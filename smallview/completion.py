@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -71,6 +72,30 @@ def listed(*known: str) -> Completer:
         before = context.incomplete.rpartition(",")[0]
         prefix = before + "," if before else ""
         return tuple(prefix + word for word in known if word not in before.split(","))
+
+    return offer
+
+
+def or_folders(*known: str) -> Completer:
+    """Offers these words, and the folders that begin as what is typed does.
+
+    Example:
+        >>> class Typed:
+        ...     incomplete = "no such folder/ma"
+        >>> or_folders("none")(Typed)
+        ('none',)
+    """
+
+    def offer(context: Any) -> tuple[str, ...]:
+        place = os.path.dirname(context.incomplete)
+        try:
+            with os.scandir(place or ".") as entries:
+                folders = sorted(
+                    os.path.join(place, entry.name) + "/" for entry in entries if entry.is_dir() and entry.name[0] != "."
+                )
+        except (OSError, ValueError):
+            folders = []
+        return known + tuple(folder for folder in folders if folder.startswith(context.incomplete))
 
     return offer
 

@@ -68,7 +68,9 @@ if TYPE_CHECKING:
 else:  # a path for what Tab offers, and text as it was typed for the verb: hf:NAME is no path
     Place = Annotated[Path, Parameter(converter=_as_given, metavar="PATH")]
     Config = Annotated[Path, Parameter(converter=_as_given, metavar="FILE", group=SETTINGS.group)]
-    Masks = Annotated[Path, Parameter(converter=_as_given, metavar="NAME|PATH", completer=completion.words(*completion.MASKS))]
+    Masks = Annotated[
+        Path, Parameter(converter=_as_given, metavar="NAME|PATH", completer=completion.or_folders(*completion.MASKS))
+    ]
 
 
 @Parameter(name="*")

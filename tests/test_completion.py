@@ -70,6 +70,8 @@ def test_bash_completes_verbs_options_names_lists_and_folders(tab: Callable[[str
     assert tab("smallview pretrain my") == ["my photos", "my words.txt"]
     assert tab("smallview embed a my") == ["my photos", "my words.txt"]
     assert tab("smallview pretrain x --epochs ") == []
+    assert [word.replace("\\", "") for word in tab("smallview pretrain x --masks m")] == ["my photos/"]
+    assert tab("smallview pretrain x --masks no") == ["none"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
