@@ -100,7 +100,8 @@ class _Work:
         """Features [B, F] of the pictures from `start` on; views are made ahead of the encoder."""
         config, n = self.subject.config, len(self.pack)
         rule = fixed_rule(self.subject.encoder, self.device, cpu_flags())
-        make = centre_maker(self.pictures, config.size, config.mean, config.std, self.threads)
+        # at once: one with the encoder, DEPTH that wait, and one being made
+        make = centre_maker(self.pictures, config.size, config.mean, config.std, self.threads, slots=DEPTH + 2)
         encoder = self.subject.encoder.to(self.device).to(memory_format=rule.memory_format)
 
         def on_wait(first: int, seconds: float) -> None:

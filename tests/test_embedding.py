@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import smallview as sv
 from smallview import embedding
 from smallview.cli import main
 from smallview.errors import LockedError, SmallviewError, StoppedError, UsageError
+from smallview.evaluation.features import features_of
 from smallview.networks.encoders import EncoderConfig, build_encoder, save_encoder
 from smallview.output import row_file
 from smallview.training.launch import lock_folder
@@ -339,3 +341,33 @@ def test_a_stop_from_python_is_an_error_of_ours(encoder: Path, tmp_path: Path, m
     stop_at(monkeypatch, "rows written", 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(StoppedError, match=r"stopped at picture .* of 40, and saved; the same call goes on"):
         sv.embed(encoder, pictures(), out=tmp_path / "out", threads=1, device="cpu", quiet=True)
+
+
+class Slow(nn.Module):
+    """Takes so long that what is made ahead has all been made when it looks at its views; what it gives is a part of them."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.03)
+        return images.flatten(1)
+
+
+def test_views_stay_while_the_encoder_looks_at_them(tmp_path: Path) -> None:
+    embed(Slow(), tmp_path / "e", size=SIDE)
+    wanted = (pictures().transpose(0, 3, 1, 2).reshape(N, -1) / 255.0 - 0.5) / 0.25
+    np.testing.assert_allclose(np.load(tmp_path / "e" / row_file.NAME), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_features_stay_when_the_next_views_take_the_place_of_theirs(layout: torch.memory_format) -> None:
+    views = torch.arange(3 * 2 * 3 * 4 * 4.0).reshape(3, 2, 3, 4, 4)
+    place = torch.empty(2, 3, 4, 4)
+    # a view of channels_last that holds no copy: [B, H, W, C] flattened, and the plain one
+    encoder = Rows() if layout is torch.channels_last else nn.Flatten()
+    made = list(features_of(encoder, (place.copy_(part) for part in views), "cpu", layout))
+    wanted = [Rows()(part) if layout is torch.channels_last else part.flatten(1) for part in views]
+    assert all(torch.equal(one, other) for one, other in zip(made, wanted, strict=True))
+
+
+class Rows(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.permute(0, 2, 3, 1).flatten(1)

@@ -114,10 +114,25 @@ def extract(
 def features_of(
     encoder: nn.Module, views: Iterable[Tensor], device: torch.device | str, memory_format: torch.memory_format
 ) -> Iterator[Tensor]:
-    """Features float32 [B, F] on the CPU of each batch of views, as they come, from the encoder in evaluation mode."""
+    """Features float32 [B, F] on the CPU of each batch of views, as they come, from the encoder in evaluation mode.
+
+    The next batch of views may be written over the last one: no features are a part of it.
+    """
+    kept: Tensor | None = None
     with evaluating(encoder):
         for batch in views:
-            yield encoder(batch.to(device).contiguous(memory_format=memory_format)).float().cpu()
+            laid = batch.to(device)
+            if not laid.is_contiguous(memory_format=memory_format):
+                # in one place for all batches: new memory for each would cost more than the copy
+                if kept is None or kept.shape != laid.shape:
+                    kept = torch.empty_like(laid, memory_format=memory_format)
+                laid = kept.copy_(laid)
+            features = encoder(laid).float().cpu()
+            yield features.clone() if _share(features, laid) or _share(features, batch) else features
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def pixel_side(size: int, *parts: Pictures) -> int:

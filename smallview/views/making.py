@@ -260,15 +260,19 @@ def centre_part(pictures: Pictures, size: int) -> float:
 
 
 def centre_maker(
-    pictures: Pictures, size: int, mean: Sequence[float], std: Sequence[float], threads: int = 1
+    pictures: Pictures, size: int, mean: Sequence[float], std: Sequence[float], threads: int = 1, slots: int = 0
 ) -> Callable[[npt.NDArray[np.int64]], Tensor]:
-    """What makes the one centre view of evaluation of the pictures at these positions: float [B, C, S, S], normalised, on the CPU."""
+    """What makes the one centre view of evaluation of the pictures at these positions: float [B, C, S, S], normalised, on the CPU.
+
+    slots: as ViewMaker.into_slots has it; 0 makes new views each time.
+    """
     maker = ViewMaker(pictures, (_PLAIN,), size, mean, std, seed=0, threads=threads)
-    part = centre_part(pictures, size)
+    part, turn = centre_part(pictures, size), itertools.count()
 
     def make(index: npt.NDArray[np.int64]) -> Tensor:
         boxes = sampling.centre(pictures.heights[index], pictures.widths[index], part)
-        (made,) = maker.make(index, [sampling.neutral(boxes, np.zeros(len(index), np.bool_), size)])
+        slot = next(turn) % slots if slots else None
+        (made,) = maker.make(index, [sampling.neutral(boxes, np.zeros(len(index), np.bool_), size)], slot)
         return made.images
 
     return make
