@@ -120,7 +120,7 @@ BAD = [
     ("pretrain photos --method simcrl --out new", 2, 'no method is called "simcrl" | did you mean "simclr"?'),
     ("pretrain photos --method zzz --out new", 2, "there are: barlow_twins, byol, | vicreg"),
     ("pretrain photos --encoder resnt18 --out new", 2, 'no encoder is called "resnt18" | did you mean "resnet18"?'),
-    ("pretrain photos --encoder zzz --out new", 2, 'no encoder is called "zzz" | wanted dense_small or a timm name'),
+    ("pretrain photos --encoder zzz --out new", 2, 'no encoder is called "zzz" | wanted dense_small, patches or a timm name'),
     ("pretrain photos --encoder zzz --print-config", 2, 'no encoder is called "zzz"'),
     ("pretrain photos --encoder custom:Net --out new", 2, "module of your own | pass it"),
     # flags
