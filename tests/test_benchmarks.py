@@ -122,6 +122,12 @@ def test_the_step_and_its_limit(load: Load, tmp_path: Path) -> None:
     assert row["ratio"]["median"] == row["real"][0] / row["resident"][0]
 
 
+def test_embedding_beside_the_bare_pass(load: Load) -> None:
+    small = ["--encoder", "patches:8-12", "--size", "12", "--pictures", "300", "--rounds", "2"]
+    found = load("embedding").main(small)
+    assert found["from"] <= found["share_of_bare_speed"] <= found["to"] and found["bare_pictures_a_second"] > 0
+
+
 def test_loops_of_the_peers_script(load: Load) -> None:
     peers = load("peers")
     for arm in ("ours", "resident"):

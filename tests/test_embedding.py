@@ -312,6 +312,11 @@ def test_a_module_of_the_users_own_stays_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
 
 
+def test_a_module_says_itself_how_many_channels_it_takes() -> None:
+    net, _ = build_encoder("patches:8-12", in_channels=1, size=SIDE)
+    assert sv.embed(net, pictures()[..., 0], size=SIDE, threads=1, device="cpu", quiet=True).shape == (N, 12 + 32)
+
+
 def test_weights_of_others_embed(encoder: Path, tmp_path: Path) -> None:
     net = sv.load(encoder)
     torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "peer.pth")

@@ -44,7 +44,7 @@ def open_subject(
 
     A run or encoder folder says all itself; `size` shows it pictures of another one. A timm name means timm's pretrained weights, found
     on this machine only (nothing is downloaded). A module [B, C, S, S] -> [B, F] is fed pictures of `size` (default 32), normalised by
-    mean 0.5 and deviation 0.25; C is what its first convolution takes, or 3. weights: a file of them that others wrote, for the encoder of
+    mean 0.5 and deviation 0.25; C is the first `in_channels` of its layers, or 3. weights: a file of them that others wrote, for the encoder of
     this name or the module; with stem, the least share that they must cover, and how that is told, as for `with_weights`.
 
     Raises:
@@ -57,7 +57,8 @@ def open_subject(
             say(coverage.sentence() + stem_told)
         return subject
     if isinstance(what, nn.Module):
-        in_channels = next((layer.in_channels for layer in what.modules() if isinstance(layer, nn.Conv2d)), 3)
+        taken = (getattr(layer, "in_channels", None) for layer in what.modules())  # a dictionary of patches is no Conv2d
+        in_channels = next((channels for channels in taken if isinstance(channels, int)), 3)
         config = describe(what, in_channels=in_channels, size=size or 32)
         half = (0.5,) * in_channels, (0.25,) * in_channels
         return Judged(what, EncoderConfig(**{**vars(config), "mean": half[0], "std": half[1]}), type(what).__name__, 0, {})

@@ -64,7 +64,7 @@ class Dictionary(nn.Module):
 
     def __init__(self, in_channels: int, words: int, stride: int = 1) -> None:
         super().__init__()
-        self.stride = stride
+        self.in_channels, self.stride = in_channels, stride
         drawn = F.normalize(torch.randn(words, in_channels * SIDE**2), dim=1)
         self.register_buffer("kernels", drawn.reshape(words, in_channels, SIDE, SIDE))  # whitening and words in one
         self.register_buffer("shift", torch.zeros(words))

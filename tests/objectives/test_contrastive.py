@@ -144,8 +144,11 @@ def test_the_term_is_the_slow_loop_over_views_negatives_and_choices(
         k = len(others[0][0])
     elif source == "queue":
         negatives = Queue(5)
-        state = negatives.init(0, D, CPU)
-        bank, k = F.normalize(state["keys"], dim=1).double(), 5  # a queue is float32: its lengths are one to 1e-7 only
+        state = {name: value.double() if name == "keys" else value for name, value in negatives.init(0, D, CPU).items()}
+        bank, k = (
+            F.normalize(state["keys"], dim=1),
+            5,
+        )  # in float32 lengths are one to 1e-7 only, and how they round hangs on the CPU
     else:
         negatives = Fixed((0, 4, 2))
         state = negatives.init(0, D, CPU, lambda pictures, patches, scale: torch.zeros(3, 3, 4, 4))

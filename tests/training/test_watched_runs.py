@@ -273,10 +273,11 @@ def test_a_temperature_that_levels_all_is_stuck_at_ln_k() -> None:
     assert [verdict.name for verdict in run.go(100)] == ["stuck at ln K"]
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "s3l_simclr"])
-def test_a_rate_that_is_too_large_from_the_start_is_called_so(name: str) -> None:
+# with 300 times its rate BYOL lives or dies by how a machine rounds
+@pytest.mark.parametrize(("name", "faster"), [("simclr", 300.0), ("byol", 1000.0), ("s3l_simclr", 300.0)])
+def test_a_rate_that_is_too_large_from_the_start_is_called_so(name: str, faster: float) -> None:
     run = begin(name)
-    run.faster = 300.0
+    run.faster = faster
     assert {verdict.name for verdict in run.go(100)} <= {"too large learning rate", "collapsed", "refused"}
 
 
