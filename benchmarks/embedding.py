@@ -3,8 +3,9 @@
     python benchmarks/embedding.py --encoder dense_small --size 32 --threads 1
     python benchmarks/embedding.py --encoder mobilenetv3_small_050 --size 112 --pictures 1000 --threads 1
 
-Both arms take turns in one process, with batches of the same size and in the same layout of memory; the first round is warm-up and not counted. With one thread the clock is the
-CPU time of the process, with several it is the wall's, which wants an idle machine. Opening encoder and pictures is not counted for the bare pass, and is for `embed`.
+Both arms take turns in one process, with batches of the same size and in the same layout of memory; the first round is warm-up and
+not counted. With one thread the clock is the CPU time of the process, with several it is the wall's, which wants an idle machine. To
+open encoder and pictures counts for `embed` and not for the bare pass.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from arms import machine, save
 
+import smallview
 from smallview.training.loop import StepReport
 
 Served = dict[int, tuple[str, str]]  # by step: the pictures' hash, and the loss in hexadecimal
@@ -35,8 +36,8 @@ Served = dict[int, tuple[str, str]]  # by step: the pictures' hash, and the loss
 
 def child(given: argparse.Namespace) -> None:
     """Train in `out`, a line for each step into `lines`, and end by SIGKILL after step `kill`."""
-    story: Any = importlib.import_module("smallview.run")
-    train = story.train
+    single: Any = importlib.import_module("smallview.single")
+    train = single.train
 
     def watched(*args: Any, on_step: Any, **named: Any) -> bool:
         def told(report: StepReport) -> bool:
@@ -49,9 +50,9 @@ def child(given: argparse.Namespace) -> None:
 
         return bool(train(*args, on_step=told, **named))
 
-    story.train = watched
+    single.train = watched
     pictures = np.random.default_rng(0).integers(0, 256, (given.pictures, given.size, given.size, 3), np.uint8)
-    story.pretrain(
+    smallview.pretrain(
         pictures,
         *("simclr", given.encoder),
         out=given.out,
