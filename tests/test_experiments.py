@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kill_server import Server
+
+from smallview import ledger
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,3 +103,23 @@ def test_the_ladder_in_miniature(server: Server, tmp_path: Path) -> None:
     assert lines["patches alone"]["linear"] == lines["patches alone"]["linear untrained"]  # nothing is trained
     assert lines["patches"]["steps"] > 0 and lines["patches"]["linear untrained"] != lines["patches alone"]["linear"]
     assert results(printed(server, "records/ladder", *asked)) == []  # all is there
+
+
+def test_the_page_of_records_is_what_the_ledger_says(server: Server) -> None:
+    assert printed(server, "records/table", "--check") == ""
+
+
+def test_a_ladder_tells_gains_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "records"))
+    table = importlib.import_module("table")
+
+    def entry(arm: str, seed: int, linear: float) -> ledger.Entry:
+        cost = {"train_seconds": 300.0, "epochs": 9.0, "flops": 5e12}
+        rows = {"linear": linear, "knn20": linear - 5.0, "linear untrained": 40.0 + seed, "knn20 untrained": 35.0}
+        return ledger.Entry("record", arm, {"minutes": 5.0}, "cifar10", seed, "cpu", "m", {}, cost, rows)
+
+    runs = [entry("plain", 0, 60.0), entry("plain", 1, 62.0), entry("small first", 1, 65.0), entry("small first", 0, 61.0)]
+    told = table.ladder("cifar10", 5.0, runs)
+    assert "| 61.00 ± 1.41 | 56.00 ± 1.41 | - | 300 | 9.0 | 5 | 2 |" in told
+    assert "| 63.00 ± 2.83 | 58.00 ± 2.83 | +1.0, +3.0 | 300 | 9.0 | 5 | 2 |" in told
+    assert "| floor: untrained | dense_small as it begins | 40.50 | 35.00 | - |" in told

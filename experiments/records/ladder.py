@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer import lightly
 
 import smallview
 from smallview import ledger
-from smallview.networks.patches import Dictionary
+from smallview.networks.patches import NAME, Dictionary
 from smallview.views.view import View
 
 EXPERIMENT = "record"
@@ -41,7 +42,10 @@ SMALL_ENCODERS = {True: "patches:8-12", False: "dense_small:8-16"}  # for the mi
 
 @dataclass(frozen=True)
 class Step:
-    """A recipe, and what it changes in which other one; closed: what is fitted and not trained, as `patches alone` is."""
+    """A recipe, and what it changes in which other one.
+
+    closed: what is fitted and not trained, as `patches alone` is. peer: trained by another library's loop, on this encoder.
+    """
 
     name: str
     change: str
@@ -49,13 +53,12 @@ class Step:
     given: Mapping[str, Any] = field(default_factory=dict)
     sets: Mapping[str, Any] = field(default_factory=dict)
     closed: bool = False
+    peer: str = ""
 
     def said(self) -> dict[str, Any]:
         """All settings as plain values."""
-        return {
-            name: value if isinstance(value, (int, float, str)) else str(value)
-            for name, value in {**self.given, **self.sets}.items()
-        }
+        settings = {**self.given, **self.sets, **({"encoder": self.peer} if self.peer else {})}
+        return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
 
 
 def crops(n: int, scale: tuple[float, float] = (0.1, 0.6)) -> tuple[View, ...]:
@@ -64,7 +67,9 @@ def crops(n: int, scale: tuple[float, float] = (0.1, 0.6)) -> tuple[View, ...]:
 
 
 STEPS = (
-    Step("plain", "the default recipe: SimCLR, two views, dense_small", "", {"method": "simclr", "resolution": "1.0"}),
+    Step("lightly", "the loop of lightly's SimCLR tutorial, dense_small", peer="dense_small"),
+    Step("default", "`smallview pretrain --minutes` and no other setting"),
+    Step("plain", "the preset `simclr`: two views, dense_small", "", {"method": "simclr", "encoder": "dense_small"}),
     Step(
         "small first", "views of half the size for 70 % of the time", "plain", {"method": "simclr", "resolution": SMALL_FIRST}
     ),
@@ -171,9 +176,12 @@ def measured(step: Step, pictures: Pictures, track: str, minutes: float, seed: i
     if step.closed:
         what, cost = closed(pictures, seed, 8 if miniature else MOST_FEATURES // 4)
         size: dict[str, Any] = {"size": pictures.x.shape[1]}
+    elif step.peer:
+        what, cost = lightly(pictures.x, SMALL_ENCODERS[False] if miniature else step.peer, minutes, seed)
+        size = {"size": pictures.x.shape[1]}
     else:
         folder = out / f"{track}-{step.name.replace(' ', '-')}-{minutes:g}-{seed}"
-        given, fitted = dict(step.given), str(step.given.get("encoder", "")).startswith("patches")
+        given, fitted = dict(step.given), str(step.given.get("encoder", NAME)).startswith(NAME)
         if miniature:
             given["encoder"] = SMALL_ENCODERS[fitted]
         length = max(minutes - FIT * fitted, 0.5 * minutes)
@@ -224,7 +232,11 @@ def main() -> None:
                 known = ledger.read(path, EXPERIMENT) if path.exists() else []
                 done = {(e.arm, e.data, e.seed, e.settings["minutes"]) for e in known}
                 if step.name in names and (step.name, asked.track, seed, minutes) not in done:
-                    one = measured(step, pictures, asked.track, minutes, seed, out, asked.miniature)
+                    try:
+                        one = measured(step, pictures, asked.track, minutes, seed, out, asked.miniature)
+                    except ImportError as error:
+                        print(f"left out: {step.name}: {error}")
+                        continue
                     ledger.append(path, [one])
                     print(json.dumps({"step": one.arm, "seed": seed, **one.rows, **one.cost}), flush=True)
 
