@@ -12,7 +12,7 @@ from cyclopts.config import Env
 
 from smallview import shell
 from smallview.cli_check import check
-from smallview.cli_duplicates import duplicates, select
+from smallview.cli_duplicates import duplicates
 from smallview.cli_evaluate import compare, evaluate, sweep
 from smallview.cli_export import export
 from smallview.cli_help import HELP, OPTIONS, OTHER, PROLOGUE, told
@@ -20,6 +20,7 @@ from smallview.cli_plan import plan
 from smallview.cli_pretrain import pretrain
 from smallview.cli_report import report
 from smallview.cli_search import cluster, search
+from smallview.cli_select import select
 from smallview.completion import Completed
 from smallview.errors import UsageError
 from smallview.flags import (

@@ -1,4 +1,4 @@
-"""The verbs for a set of pictures once there is an encoder: `duplicates` and `select`."""
+"""The verb `duplicates`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from smallview import shell
 from smallview.files import check_folder
-from smallview.flags import ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT, EncoderFlags, MachineFlags, OutputFlags, Place, Share, Whole
+from smallview.flags import ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT, EncoderFlags, MachineFlags, OutputFlags, Place, Share
 from smallview.settings.fitting import printable
 from smallview.shell import say
 
@@ -89,75 +89,3 @@ def duplicates(
     if not output.quiet:
         told = f"smallview pretrain {shlex.quote(data)} --exclude {shlex.quote(str(files[0]))}"
         say(f"{len(found.spare):,} names in {files[0]}; look at the sheets, then: {told}")
-
-
-def select(
-    run: Place,
-    data: Place,
-    /,
-    *,
-    out: Place,
-    n: Whole = 200,
-    labeled: Place | None = None,
-    seed: Whole = 0,
-    sheet: Place | None = None,
-    pictures: Place | None = None,
-    encoder: EncoderFlags = ANY_ENCODER,
-    machine: MachineFlags = ANY_MACHINE,
-    output: OutputFlags = ANY_OUTPUT,
-) -> None:
-    """Choose which pictures to label first: typical ones, unlike each other and unlike those that have labels already.
-
-    The order is the order to label in: wherever you stop, what you have labeled is a good choice. No label is looked at.
-
-    Parameters
-    ----------
-    run
-        A run folder, an encoder folder, or a timm name with its tag; with --weights, the name of an encoder.
-    data
-        Pictures, as for pretrain, or a folder that smallview embed wrote.
-    out
-        The .csv to write: order, name, how many pictures each stands for, and an empty column for the label.
-    n
-        How many.
-    labeled
-        What has labels already: a text file of names; a .csv as this writes it, with labels filled in; or a folder of other
-        pictures. The chosen are unlike these.
-    seed
-        Draws the pictures that must be stood for, in sets over 8,192.
-    sheet
-        A picture file that shows the chosen, in order.
-    pictures
-        Where the pictures of embeddings lie now.
-    """
-    from smallview.training.launch import stopped_early
-
-    with stopped_early(shell.go_on):
-        from smallview import selecting
-
-        found = selecting.select(
-            run,
-            data,
-            n,
-            labeled=labeled,
-            seed=seed,
-            out=out,
-            sheet=sheet,
-            pictures=pictures,
-            **encoder.given(),
-            **machine.given(),
-            command=shell.go_on,
-            say=output.say,
-        )
-    if output.json:
-        print(json.dumps({**found.as_dict(), "csv": str(out), "sheet": sheet}))
-        return
-    print(out)
-    if sheet is not None:
-        print(sheet)
-    if not output.quiet:
-        had = f"; {found.labeled:,} with labels already" * bool(found.labeled)
-        last = found.chosen[-1].covered
-        say(
-            f"{len(found.chosen):,} of {found.pictures:,} pictures{had}; covered: {100 * found.before:.0f} % before, {100 * last:.0f} % with them"
-        )

@@ -130,7 +130,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         AFTER,
         (
             "smallview select runs/photos-simclr-dense_small photos/ --n 200 --out selected.csv --sheet selected.png",
-            "smallview select runs/a photos/ --n 100 --labeled selected.csv --out next.csv",
+            "smallview select runs/a photos/ --n 100 --labeled selected.csv --by labels --out selected-2.csv",
         ),
         (0, 1, 2, 3, 4, 75, 130),
         ("label-first",),

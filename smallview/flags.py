@@ -24,6 +24,10 @@ def _as_given(kind: type, tokens: Sequence[Any]) -> str:
     return str(tokens[0].value)
 
 
+def _each_as_given(kind: type, tokens: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(str(token.value) for token in tokens)
+
+
 def under(heading: str, order: int) -> Parameter:
     """Options under a heading of the help."""
     return Parameter(group=Group(heading, sort_key=order))
@@ -63,10 +67,15 @@ Threads = Annotated[int, Parameter(converter=_whole, metavar="N", group=MACHINE.
 
 if TYPE_CHECKING:
     Place = str
+    Places = tuple[str, ...]
     Config = str
     Masks = str
 else:  # a path for what Tab offers, and text as it was typed for the verb: hf:NAME is no path
     Place = Annotated[Path, Parameter(converter=_as_given, metavar="PATH")]
+    Places = Annotated[
+        tuple[Path, ...],
+        Parameter(converter=_each_as_given, negative=(), consume_multiple=False, show_default=False, metavar="PATH"),
+    ]
     Config = Annotated[Path, Parameter(converter=_as_given, metavar="FILE", group=SETTINGS.group)]
     Masks = Annotated[
         Path, Parameter(converter=_as_given, metavar="NAME|PATH", completer=completion.or_folders(*completion.MASKS))

@@ -1,4 +1,7 @@
-"""Which pictures to label first: typical ones, unlike each other and unlike those that have labels already, in the order to label them in."""
+"""Which pictures to label first: typical ones, unlike each other and unlike those that have labels already, in the order to label them in.
+
+Where the labels themselves may be used, also those of which a probe fitted on them is unsure.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,31 @@ import csv
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from smallview.data.name_list import few, found_in, read_list
+from smallview.data.label_list import read_table, shielded
 from smallview.embedded import vectors_of
-from smallview.errors import SmallviewError, UsageError
+from smallview.errors import SmallviewError, UsageError, suggest
 from smallview.evaluation.closeness import directions
 from smallview.evaluation.coverage import cover
+from smallview.evaluation.unsure import Doubt, doubt_of, enough
 from smallview.files import check_folder, write_bytes
+from smallview.labeled import Labeled, labeled_of
 from smallview.output.group_sheet import MOST, SIDE, Shown, group_sheet
 from smallview.output.sheet import check_sheet
 from smallview.settle import kept_threads, thread_count
 from smallview.vectors import Vectors
 
-HEADER = ("order", "name", "stands_for", "covered", "label")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
-Bools = npt.NDArray[np.bool_]
+BY = ("coverage", "labels")
+HEADER = ("order", "name", "stands_for", "covered", "unsure", "label")
+Floats = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
 
@@ -36,7 +41,8 @@ Say = Callable[[str], None]
 class Chosen:
     """One picture to label: its place in the order from 1, its position in the source, its name, and of how many it is the nearest chosen one.
 
-    covered: the part of the set that is stood for once this one is labeled, 0 to 1.
+    covered: the part of the set that is stood for once this one is labeled, 0 to 1. unsure: how unsure the labels there were leave a probe of it,
+    0 to 1; None where they were not used.
     """
 
     order: int
@@ -44,11 +50,16 @@ class Chosen:
     name: str
     stands_for: int
     covered: float
+    unsure: float | None = None
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The pictures to label, in order. pictures: all that there are; labeled: those that had labels; before: the part these stand for."""
+    """The pictures to label, in order. pictures: all that there are; labeled: those that had labels; before: the part these stand for.
+
+    by: what they were chosen by: labels only where there were enough. classes: of the labels that were used, in how many pictures each. right: the
+    part of these whose class a probe from the others tells, 0 to 1; None where labels were not used.
+    """
 
     data: str
     chosen: tuple[Chosen, ...]
@@ -56,6 +67,9 @@ class Selected:
     labeled: int
     before: float
     seed: int
+    by: str = "coverage"
+    classes: dict[str, int] = field(default_factory=dict)
+    right: float | None = None
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:
@@ -73,20 +87,24 @@ def select(
     n: int,
     *,
     labeled: Any = None,
+    by: Literal["coverage", "labels"] = "coverage",
     seed: int = 0,
     out: str | Path | None = None,
     sheet: str | Path | None = None,
     say: Say = lambda message: None,
     **options: Any,
 ) -> Selected:
-    """Choose the n pictures to label first; the first m of them are the choice of m. No label is looked at.
+    """Choose the n pictures to label first; the first m of them are the choice of m. No label is looked at, except with by="labels".
 
-    what: an encoder, as for embed. data: pictures as for pretrain, or what embed wrote of them. labeled: those that have labels already: a file
-    of names, a .csv as this writes it in which labels were filled in, positions in the data, or other pictures. seed: draws those that must be
-    stood for, in sets over 8,192 pictures. out: a .csv; sheet: a picture file. options: pictures, device, threads, as for `vectors_of`.
+    what: an encoder, as for embed. data: pictures as for pretrain, or what embed wrote of them. labeled: those that have labels already, one
+    value or a list of several: a .csv as this writes it in which labels were filled in, a file of names, {name or position: label}, positions in
+    the data, or other pictures (`labeled_of`). by: "coverage", or "labels": what a probe from these labels is unsure of counts
+    for more; where they are too few, coverage all the same, and `say` tells. seed: draws those that must be stood for, in sets over 8,192
+    pictures. out: a .csv; sheet: a picture file. options: pictures, device, threads, as for `vectors_of`.
 
     Raises:
-        UsageError: more pictures than there are to choose from, or a file that cannot be meant. DataError: data that cannot be used.
+        UsageError: more pictures than there are to choose from, a file that cannot be meant, or an `out` in which there are labels.
+            DataError: data that cannot be used.
 
     Example:
         >>> images = np.zeros((9, 8, 8, 3), np.uint8)
@@ -95,6 +113,8 @@ def select(
         >>> select(flat, images, 3, threads=1, keep=False).positions.tolist()
         [5, 0, 3]
     """
+    if by not in BY:
+        raise UsageError(f'by is "{by}"{suggest(str(by), BY)}')
     if n < 1:
         raise UsageError(f"n is {n}; wanted 1 or more pictures to label")
     if sheet is not None:
@@ -103,27 +123,49 @@ def select(
         _check_csv(out)
     made = vectors_of(what, data, say=say, shown=sheet is not None, **options)
     places = np.arange(len(made)) if made.positions is None else made.positions
-    known, others = _labeled(what, made, labeled, say, options)
-    free = int((~known & made.usable).sum())
+    had = labeled_of(what, made, labeled, values=by == "labels", say=say, options=options)
+    free = int((~had.known & made.usable).sum())
     if n > free:
         raise UsageError(f"{n:,} pictures are asked for and {made.name} has {free:,} to choose from; wanted at most these")
     with kept_threads():
         torch.set_num_threads(thread_count(options.get("threads")))
-        rows = np.concatenate([made.unit(slice(None)).numpy(), others])
-        having = np.concatenate([known, np.ones(len(others), np.bool_)])
-        found = cover(rows, n, having, seed=seed)
-        stands = _stands_for(rows, found.chosen, np.flatnonzero(having), len(made))
+        rows = np.concatenate([made.unit(slice(None)).numpy(), had.others])
+        doubt = _doubt(rows, had, say) if by == "labels" else None
+        found = cover(rows, n, had.having, weights=None if doubt is None else doubt.weights, seed=seed)
+        stands = _stands_for(rows, found.chosen, np.flatnonzero(had.having), len(made))
     chosen = tuple(
-        Chosen(order, int(places[i]), made.names[i], int(stands[order - 1]), round(float(part), 4))
+        Chosen(
+            *(order, int(places[i]), made.names[i], int(stands[order - 1]), round(float(part), 4)),
+            None if doubt is None else round(float(doubt.unsure[i]), 4),
+        )
         for order, (i, part) in enumerate(zip(found.chosen.tolist(), found.covered, strict=True), 1)
     )
     path = os.fspath(data) if isinstance(data, (str, os.PathLike)) else made.name
-    selected = Selected(path, chosen, len(made), int(having.sum()), round(found.before, 4), seed)
+    used = {} if doubt is None else {name: int((had.labels == k).sum()) for k, name in enumerate(had.classes)}
+    selected = Selected(
+        *(path, chosen, len(made), int(had.having.sum()), round(found.before, 4), seed),
+        by="coverage" if doubt is None else by,
+        classes=used,
+        right=None if doubt is None else round(doubt.right, 4),
+    )
     if out is not None:
+        _check_csv(out)  # labels may have been filled in while this was at work
         write_csv(selected, out)
     if sheet is not None:
         _write_sheet(selected, made, found.chosen, sheet)
     return selected
+
+
+def _doubt(rows: Floats, had: Labeled, say: Say) -> Doubt | None:
+    """How unsure the labels leave a probe of each row; None, which is told, where they cannot say."""
+    if enough(had.labels):
+        return doubt_of(rows, had.labels)
+    told = int((had.labels >= 0).sum())
+    say(
+        f"chosen by coverage: {told:,} label{'s' * (told != 1)} of {len(had.classes):,} class{'es' * (len(had.classes) != 1)} "
+        "cannot tell what is unsure; that takes two classes with two labels each"
+    )
+    return None
 
 
 def _stands_for(
@@ -139,68 +181,27 @@ def _stands_for(
     return counts[: len(chosen)]
 
 
-def _labeled(
-    what: str | Path | nn.Module, made: Vectors, labeled: Any, say: Say, options: dict[str, Any]
-) -> tuple[Bools, npt.NDArray[np.float32]]:
-    """(which of the pictures have labels, bool [N]; the unit rows of other pictures that have)."""
-    known, none = np.zeros(len(made), np.bool_), np.zeros((0, made.features.shape[1]), np.float32)
-    if labeled is None:
-        return known, none
-    if isinstance(labeled, (list, tuple, range)) and labeled and all(isinstance(one, int) for one in labeled):
-        labeled = np.array(labeled, np.int64)
-    if isinstance(labeled, np.ndarray) and labeled.ndim == 1 and labeled.dtype.kind in "iu":
-        positions = labeled.astype(np.int64)
-        whole = len(made) if made.source is None else len(made.source)
-        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < whole:
-            raise UsageError(f"labeled has positions from {positions.min()} to {positions.max()}; wanted 0 to {whole - 1}")
-    elif (
-        isinstance(labeled, (str, os.PathLike))
-        and Path(labeled).is_file()
-        and Path(labeled).suffix.lower() not in (".npy", ".npz", ".tar")
-    ):
-        source = made.source
-        if source is None:
-            raise UsageError(
-                f"--labeled {labeled} has names of pictures, and where those are is not known; name their folder with --pictures"
-            )
-        names = _names_in(labeled)
-        positions, absent = found_in(source, names, f"--labeled {labeled}")
-        if absent:
-            say(f"{len(absent):,} of {len(names):,} names in {labeled} are not in {source.name} ({few(absent)})")
-        if not len(positions):
-            say(f"{labeled} has no picture with a label")
-    else:
-        # what is embedded once may be asked for again; where the pictures of `data` lie says nothing of these
-        rows = vectors_of(what, labeled, say=say, **{name: value for name, value in options.items() if name != "pictures"})
-        return known, rows.unit(np.flatnonzero(rows.usable)).numpy()
-    places = np.arange(len(made)) if made.positions is None else made.positions
-    return np.isin(places, positions), none
-
-
-def _names_in(path: str | os.PathLike[str]) -> list[str]:
-    """The names of the pictures that have labels: all of a list; of a .csv those with a label, or all where it has no such column."""
-    if Path(path).suffix.lower() != ".csv":
-        return read_list(Path(path), "--labeled")
-    try:
-        text = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, csv.Error) as error:
-        raise UsageError(
-            f"--labeled {path} cannot be read ({getattr(error, 'strerror', None) or error}); wanted a .csv with a column `name`"
-        ) from None
-    if not rows or "name" not in rows[0]:
-        raise UsageError(
-            f"--labeled {path} has no column `name`, or no rows; wanted a .csv as smallview select writes it, with labels filled in"
-        )
-    kept = [row["name"] for row in rows if row["name"] and ("label" not in row or (row["label"] or "").strip())]
-    return list(dict.fromkeys(name[1:] if name.startswith("'") and name[1:].startswith(FORMULA) else name for name in kept))
-
-
 def _check_csv(out: str | Path) -> None:
+    """Tells of a file that cannot be written, or would be lost: only a list in which no label was filled in is replaced."""
     path = Path(out)
     if path.suffix.lower() != ".csv" or path.is_dir():
         raise UsageError(f'--out is "{path}"; wanted a file ending in .csv')
     check_folder(path.parent)
+    if not path.exists():
+        return
+    head, rows = read_table(path, "--out")
+    if not head:
+        return
+    if not {"order", "name", "label"} <= set(head):
+        raise UsageError(
+            f"--out {path} is there and was not written by smallview select; wanted another file, or this one moved away"
+        )
+    label = head.index("label")
+    if filled := sum(bool(row[label].strip()) for row in rows):
+        raise UsageError(
+            f"--out {path} has {filled:,} label{'s' * (filled != 1)} filled in, which would be lost; "
+            f"wanted another file: --labeled {path} goes on from these"
+        )
 
 
 def write_csv(selected: Selected, out: str | Path) -> Path:
@@ -213,8 +214,8 @@ def write_csv(selected: Selected, out: str | Path) -> Path:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEADER)
     for one in selected.chosen:
-        name = f"'{one.name}" if one.name.startswith(FORMULA) else one.name
-        table.writerow([one.order, name, one.stands_for, f"{one.covered:.4f}", ""])
+        doubt = "" if one.unsure is None else f"{one.unsure:.4f}"
+        table.writerow([one.order, shielded(one.name), one.stands_for, f"{one.covered:.4f}", doubt, ""])
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +231,10 @@ def _write_sheet(selected: Selected, made: Vectors, rows: Sequence[int] | npt.ND
             Shown(
                 row,
                 one.name,
-                (f"{one.order}: stands for {one.stands_for:,}", f"covered {100 * one.covered:.0f} %"),
+                (
+                    *(f"{one.order}: stands for {one.stands_for:,}", f"covered {100 * one.covered:.0f} %"),
+                    *(() if one.unsure is None else (f"unsure {100 * one.unsure:.0f} %",)),
+                ),
             )
         ]
         for row, one in zip(rows, selected.chosen[:MOST], strict=False)

@@ -80,10 +80,13 @@ NOT_WRITTEN = {
     "skipped-step-*.json": "of numbers that are not finite; tests/training/test_loop.py",
     "packs/.building-<family>.<key>/": "only while a pack is made; tests/data/test_pack_build.py",
     "meta.json": "in a pack; tests/data/test_pack_reading.py",
+    "round-2.csv": "of the next round; tests/test_labeled.py",
     "near_duplicates.jsonl": "where there are leaks; tests/evaluation",
 }
 # Options in running text that are not of the command line, and where they are.
 OTHERS = {
+    "--data": "experiments/label_first.py",
+    "--round": "experiments/label_first.py",
     "--commands": "experiments/claims/grid.py",
     "--scale": "experiments/claims/grid.py",
     "--max-restarts": "torchrun",

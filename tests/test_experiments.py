@@ -88,7 +88,11 @@ def test_planted_copies_in_miniature(server: Server) -> None:
 
 def test_what_to_label_first_in_miniature(server: Server) -> None:
     lines = {(line["way"], line["labels"]): line for line in results(printed(server, "label_first", "--miniature"))}
-    assert len(lines) == 6
+    assert len(lines) == 8
+    for probe in ("ridge", "means"):
+        first, next_, plain = lines["labels", 50][probe], lines["labels", 100][probe], lines["select", 100][probe]
+        assert first["accuracy %"] == lines["select", 50][probe]["accuracy %"] and first["above select"] == 0
+        assert abs(next_["accuracy %"] - plain["accuracy %"] - next_["above select"]) < 0.011
     for (way, n), line in lines.items():
         assert line["classes seen"] <= 6
         for probe in ("ridge", "means"):

@@ -33,10 +33,11 @@ LEVELS = (
     ),
     ("shell",),
     ("demo", "estimator", "flags", "sweeping", "reporting", "embedded"),
+    ("labeled",),
     ("searching", "clustering", "doubles", "selecting"),
     (
         *("cli_pretrain", "cli_evaluate", "cli_plan", "cli_check", "cli_export", "cli_report", "cli_help", "cli_search"),
-        "cli_duplicates",
+        *("cli_duplicates", "cli_select"),
     ),
     ("cli",),
     ("__main__",),

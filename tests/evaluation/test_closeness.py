@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
 from smallview.errors import DataError
 from smallview.evaluation.closeness import close_groups, directions
@@ -100,3 +101,20 @@ def test_in_large_sets_the_seed_draws_who_is_stood_for(monkeypatch: pytest.Monke
     x = cloud()
     orders = [cover(x, 30, seed=seed).chosen.tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2] and len(set(orders[0])) == 30
+
+
+def test_weights_say_what_must_be_stood_for() -> None:
+    x = cloud(120)
+    ones = cover(x, 20, np.arange(120) < 5, weights=np.ones(120, np.float32))
+    assert ones.chosen.tolist() == cover(x, 20, np.arange(120) < 5).chosen.tolist()
+    weights = np.random.default_rng(0).random(120).astype(np.float32) ** 4
+    found = cover(x, 20, np.arange(120) < 5, weights=weights)
+    unit, heavy = directions(x).double(), torch.from_numpy(weights).double()
+    best, left = (unit @ unit[:5].T).amax(1).clamp(min=0), set(range(5, 120))
+    for i, covered in zip(found.chosen.tolist(), found.covered, strict=True):  # the greedy choice, by definition
+        gains = {j: float((unit @ unit[j] - best).clamp(min=0) @ heavy) for j in left}
+        assert gains[i] > max(gains.values()) - 1e-4
+        best, left = best.maximum(unit @ unit[i]), left - {i}
+        assert abs(float(best.mean()) - covered) < 1e-5  # all count alike
+    alone = cover(x, 1, weights=(np.arange(120) == 77).astype(np.float32))
+    assert alone.chosen.tolist() == [77]
