@@ -17,7 +17,7 @@ from smallview.cli import main
 from smallview.data.sources import open_source
 from smallview.errors import DataError, UsageError
 from smallview.ledger import Entry
-from smallview.recipes import KNOWN, PLAIN, SMALL, SMALL_FIRST, Recipe, bare, evidence, ranked
+from smallview.recipes import KNOWN, PATCHES, PLAIN, SMALL, SMALL_FIRST, Recipe, bare, evidence, ranked
 from smallview.settle import settle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,6 +37,7 @@ def test_the_best_measured_recipe_stands_first() -> None:
     assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, SMALL.name, SMALL_FIRST.name]
     assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, SMALL.name, PLAIN.name]
     assert ranked("linear", 100.0, entries) == list(KNOWN), "runs of another length do not count"
+    assert ranked("linear", 3.0, entries, device="cuda")[0] is PLAIN and PATCHES not in ranked(device="cuda")
 
 
 def test_only_data_that_all_were_measured_on_are_compared() -> None:
