@@ -5,10 +5,11 @@
     python experiments/duplicates.py --miniature                                # generated pictures, seconds; shows that it runs
 
 RUN is an encoder trained without labels on pictures of that kind. For each kind, a fiftieth of the pictures gets a copy: the same pixels in
-another file; three quarters of the side; JPEG of quality 50; a crop of 85 % of each side; mirrored. The first is exact, the crop is for the
-encoder to find, the others are near copies. Printed: a JSON line for each kind of copy (how many are in a group with their original, by
-kind of group), then one for each kind of group (how many of its pairs were planted). Pairs that nobody planted may be real copies: look at
-the sheets in --out.
+another file; three quarters of the side; JPEG of quality 50; mirrored; crops of several sizes and shapes, one of
+them mirrored, one made large again and recompressed. The first is exact, all others are near copies.
+Printed: a JSON line for each kind of copy (how many are in a group with
+their original, by kind of group), then one for each kind of group (how many of its pairs were planted). Pairs that nobody planted may be
+real copies: look at the sheets in --out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ from PIL import Image
 import smallview
 from smallview.data.sources import open_source
 
-PLANTED = ("exact", "resized", "recompressed", "cropped", "mirrored")
+# how many parts of each side a crop keeps, and where it lies: in the middle, or anywhere
+CROPS = {
+    "centre crop, 85 %": (0.85, 0.85),
+    "crop, 95 %": (0.95, 0.95),
+    "crop, 85 %": (0.85, 0.85),
+    "crop, 70 %": (0.7, 0.7),
+    "crop, 75 by 90 %": (0.75, 0.9),
+    "crop, 85 %, mirrored": (0.85, 0.85),
+    "crop, 85 %, resized, recompressed": (0.85, 0.85),
+}
+PLANTED = ("exact", "resized", "recompressed", "mirrored", *CROPS)
 
 
 def copied(kind: str, picture: Image.Image, path: Path, random: np.random.Generator) -> None:
@@ -39,12 +50,17 @@ def copied(kind: str, picture: Image.Image, path: Path, random: np.random.Genera
         return
     if kind == "resized":
         picture = picture.resize((round(0.75 * width), round(0.75 * height)), Image.Resampling.LANCZOS)
-    elif kind == "cropped":
-        wide, tall = round(0.85 * width), round(0.85 * height)
+    elif kind in CROPS:
+        wide, tall = (round(part * side) for part, side in zip(CROPS[kind], picture.size, strict=True))
         left, top = int(random.integers(width - wide + 1)), int(random.integers(height - tall + 1))
+        if kind.startswith("centre"):
+            left, top = (width - wide) // 2, (height - tall) // 2
         picture = picture.crop((left, top, left + wide, top + tall))
-    elif kind == "mirrored":
+    if kind.endswith("mirrored"):
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if kind.endswith("resized, recompressed"):
+        picture.resize((width, height), Image.Resampling.BICUBIC).save(path.with_suffix(".jpg"), quality=85)
+        return
     picture.save(path.with_suffix(".png"))
 
 
@@ -60,7 +76,7 @@ def plant(read: Callable[[int], Any], count: int, folder: Path, share: float = 0
     told = {}
     for place, i in enumerate(chosen):
         kind = PLANTED[place % len(PLANTED)]
-        name = f"{i:05}-{kind}"
+        name = f"{i:05}-{PLANTED.index(kind)}"
         copied(kind, pictures[i], folder / name, random)
         told[name] = (kind, f"{i:05}")
     return told
@@ -141,7 +157,7 @@ def read(name: str) -> tuple[Callable[[int], Any], int]:
     from shared_pictures import reader
 
     if name == "cifar10":
-        x = reader().cifar10((1,))[0][:4545]
+        x = reader().cifar10((1,))[0][:4098]
         return lambda i: x[i], len(x)
     source = open_source(reader().flowers("train"))
     return lambda i: source.read(i), len(source)

@@ -15,7 +15,8 @@ from smallview.flags import ANY_ENCODER, ANY_MACHINE, ANY_OUTPUT, EncoderFlags, 
 from smallview.settings.fitting import printable
 from smallview.shell import say
 
-Yes = Annotated[bool, Parameter(negative="--no-mirrored")]
+Mirrored = Annotated[bool, Parameter(negative="--no-mirrored")]
+Cropped = Annotated[bool, Parameter(negative="--no-cropped")]
 
 
 def duplicates(
@@ -26,7 +27,8 @@ def duplicates(
     out: Place,
     near: Share = 0.995,
     semantic: Share = 0.4,
-    mirrored: Yes = True,
+    mirrored: Mirrored = True,
+    cropped: Cropped = True,
     pictures: Place | None = None,
     encoder: EncoderFlags = ANY_ENCODER,
     machine: MachineFlags = ANY_MACHINE,
@@ -51,6 +53,8 @@ def duplicates(
         How far apart two pictures may be to the encoder, as a part of what a picture and its 10th nearest usually are; 0 finds none.
     mirrored
         Whether mirror images are near copies.
+    cropped
+        Whether parts of a picture, 60 % of each side or more, are near copies.
     pictures
         Where the pictures of embeddings lie now.
     """
@@ -66,6 +70,7 @@ def duplicates(
             near=near,
             semantic=semantic,
             mirrored=mirrored,
+            cropped=cropped,
             out=out,
             pictures=pictures,
             **encoder.given(),

@@ -121,7 +121,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         AFTER,
         (
             "smallview duplicates runs/photos-simclr-dense_small photos/ --out duplicates/",
-            "smallview duplicates runs/a photos/ --out duplicates/ --semantic 0.3 --no-mirrored --json",
+            "smallview duplicates runs/a photos/ --out duplicates/ --semantic 0.3 --no-mirrored --no-cropped --json",
         ),
         (0, 1, 2, 3, 4, 75, 130),
         ("duplicates",),

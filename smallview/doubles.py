@@ -18,6 +18,7 @@ from smallview.data.survey import Survey, survey
 from smallview.embedded import vectors_of
 from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.evaluation.closeness import LIMIT, NEIGHBOURS, Close, close_groups
+from smallview.evaluation.crops import Crop, find_crops, least_alike
 from smallview.evaluation.leakage import COPY
 from smallview.evaluation.twins import joined, twin_groups
 from smallview.files import check_folder, write_text
@@ -33,6 +34,7 @@ KINDS = ("exact", "near", "semantic")
 MISSED = 6
 LEAST_NEAR = 0.9
 BRIGHTER = 0.02  # of the whole range, in the mean
+ALL, EVEN = 99, 2  # percent of a side from which on nothing is cut off; between the sides of a crop that kept its aspect
 LOOSE, CONFIRMED = 0.95, 0.3  # thumbnails that correlate less than near copies', where the encoder finds the two so close
 Say = Callable[[str], None]
 
@@ -85,10 +87,12 @@ class Duplicates:
             return "the same pixels"
         if kind == "near":
             turned = " or side" if self.limits["mirrored"] else ""
+            least = least_alike(self.limits["near"])
+            parts = f"; or a part of one: it and a window of the whole, moved to where they agree best, by {least:.2g} or more"
             return (
                 f"the same picture in another size, quality, brightness{turned}: thumbnails correlate by {self.limits['near']:g} or more, "
                 f"or by {LOOSE:g} where the encoder finds the two under {CONFIRMED:g} times as far apart as a picture and its "
-                f"{NEIGHBOURS}th nearest usually are"
+                f"{NEIGHBOURS}th nearest usually are{parts * bool(self.limits['cropped'])}"
             )
         return (
             f"hardly told apart by the encoder: less than {self.limits['semantic']:g} times as far apart as a picture and its "
@@ -103,6 +107,7 @@ def duplicates(
     near: float = COPY,
     semantic: float = LIMIT,
     mirrored: bool = True,
+    cropped: bool = True,
     out: str | Path | None = None,
     say: Say = lambda message: None,
     **options: Any,
@@ -111,8 +116,9 @@ def duplicates(
 
     what: an encoder, as for embed. data: pictures as for pretrain, or what embed wrote of them. near: by how much the thumbnails of two
     pictures must correlate, for the same picture in another form. semantic: how far apart the features of two pictures may be, in parts of the
-    distance to the 10th nearest picture that is usual in the set; 0 finds none. mirrored: whether mirror images are near copies. out: a folder for
-    duplicates.txt and a sheet of each kind. options: pictures, device, threads, as for `vectors_of`.
+    distance to the 10th nearest picture that is usual in the set; 0 finds none. mirrored, cropped: whether mirror images, and parts of
+    pictures, are near copies. out: a folder for duplicates.txt and a sheet of each kind. options: pictures, device, threads, as for
+    `vectors_of`.
 
     Raises:
         DataError: data that cannot be used. UsageError: limits that cannot be meant, or nothing that can embed.
@@ -146,10 +152,15 @@ def duplicates(
         with told_when_stuck(telling("reading", say), say, lambda i: names[min(i, len(names) - 1)]) as progress:
             seen = survey(source, most=0, threads=threads, progress=progress)
         equal, alike = twin_groups(seen, telling("comparing", say), copies=near, mirrored=mirrored)
-        again = np.concatenate([np.zeros(0, np.int64), *(group[1:] for group in (*equal, *alike))])
-        kept = _rows(made, seen, np.delete(np.arange(len(seen)), again))
+        crops = (
+            find_crops(seen, _firsts(seen, equal, alike), telling("looking for crops", say), copies=near, mirrored=mirrored)
+            if cropped
+            else []
+        )
+        alike = _merged(alike, [(crop.whole, crop.part) for crop in crops])
+        kept = _rows(made, seen, _firsts(seen, equal, alike))
         close = close_groups(made.unit(kept).numpy(), max(semantic, CONFIRMED))
-    told = _Told(seen, made, kept)
+    told = _Told(seen, made, kept, crops)
     sure, rest = told.parted(close, mirrored, semantic)
     found = Duplicates(
         data=os.fspath(data) if isinstance(data, (str, os.PathLike)) else source.name,
@@ -158,13 +169,19 @@ def duplicates(
         near=told.near(_merged(alike, sure)),
         semantic=rest,
         missed=tuple(told.pair(i, j, far) for i, j, far in close.outside if far >= semantic)[:MISSED],
-        limits={"near": near, "mirrored": mirrored, "semantic": semantic},
+        limits={"near": near, "mirrored": mirrored, "cropped": cropped, "semantic": semantic},
         broken=len(seen.broken),
         unknown=int((~made.usable).sum()),
     )
     if out is not None:
         write(found, made, out)
     return found
+
+
+def _firsts(seen: Survey, *kinds: list[Positions]) -> Positions:
+    """All pictures but those that are not the first of a group."""
+    again = np.concatenate([np.zeros(0, np.int64), *(group[1:] for groups in kinds for group in groups)])
+    return np.delete(np.arange(len(seen)), again)
 
 
 def _rows(made: Vectors, seen: Survey, which: Positions) -> Positions:
@@ -181,9 +198,10 @@ def _merged(groups: list[Positions], pairs: list[tuple[int, int]]) -> list[Posit
 class _Told:
     """Says of pictures in what they differ. kept: the rows of the vectors that closeness was found among."""
 
-    def __init__(self, seen: Survey, made: Vectors, kept: Positions) -> None:
+    def __init__(self, seen: Survey, made: Vectors, kept: Positions, crops: list[Crop]) -> None:
         assert made.positions is not None, "duplicates has looked"
         self.seen = seen
+        self.crops = {(crop.whole, crop.part): crop for crop in crops}
         self.places = np.searchsorted(seen.index, made.positions[kept])
 
     def double(self, i: int, first: int, *words: str) -> Double:
@@ -200,22 +218,37 @@ class _Told:
         out = []
         for group in groups:
             first, *others = group.tolist()
-            beside = [self._beside(i, first) for i in others]
+            beside = [self._beside(i, self._nearest(i, group.tolist()), first) for i in others]
             members = (self.double(i, first, *words) for i, (_, words) in zip(others, beside, strict=True))
             out.append((min(alike for alike, _ in beside), (self.double(first, first), *members)))
         return tuple(group for _, group in sorted(out, key=lambda pair: -pair[0]))
 
-    def _beside(self, i: int, first: int) -> tuple[float, tuple[str, ...]]:
-        """(how their thumbnails correlate, what is different) of picture i and another one."""
+    def _nearest(self, i: int, group: list[int]) -> int:
+        """The picture of a group that i is told beside: the first, if it is a copy of this, or else one that it is a copy of."""
+        for j in group:
+            if j != i and ((i, j) in self.crops or (j, i) in self.crops or max(self.correlations(i, j)) >= LOOSE):
+                return j
+        return group[0]
+
+    def _beside(self, i: int, other: int, first: int) -> tuple[float, tuple[str, ...]]:
+        """(how alike they are, what is different) of picture i and another one, which is named if it is not the first of the group."""
         seen = self.seen
-        plain, flipped = self.correlations(i, first)
-        size, other = ((int(seen.widths[k]), int(seen.heights[k])) for k in (i, first))
-        lighter = float((seen.mean[i] - seen.mean[first]).mean())
-        return max(plain, flipped), (
-            "mirrored" if flipped > plain else "",
-            f"{size[0]} x {size[1]} px, not {other[0]} x {other[1]}" if size != other else "",
-            f"{'brighter' if lighter > 0 else 'darker'} by {100 * abs(lighter):.0f} %" if abs(lighter) >= BRIGHTER else "",
-            f"alike by {max(plain, flipped):.4f}",
+        plain, flipped = self.correlations(i, other)
+        alike, turned = max(plain, flipped), flipped > plain
+        size, its = ((int(seen.widths[k]), int(seen.heights[k])) for k in (i, other))
+        lighter = float((seen.mean[i] - seen.mean[other]).mean())
+        words = [f"{'brighter' if lighter > 0 else 'darker'} by {100 * abs(lighter):.0f} %" if abs(lighter) >= BRIGHTER else ""]
+        part, whole = self.crops.get((other, i)), self.crops.get((i, other))
+        if crop := part or whole:
+            alike, turned = crop.alike, crop.mirrored
+        if crop and min(crop.kept) < ALL:
+            words = [f"cropped to {_percent(crop)}" if part else f"whole, not {_percent(crop)} of it"]
+        return alike, (
+            f"beside {seen.name(other)}" if other != first else "",
+            "mirrored" if turned else "",
+            *words,
+            f"{size[0]} x {size[1]} px, not {its[0]} x {its[1]}" if size != its else "",
+            f"alike by {alike:.4f}",
         )
 
     def correlations(self, i: int, j: int) -> tuple[float, float]:
@@ -243,6 +276,11 @@ class _Told:
         """Two pictures that are no group, by their rows among those kept."""
         first, other = int(self.places[i]), int(self.places[j])
         return self.double(first, first), self.double(other, first, f"{far:.2f} of the usual")
+
+
+def _percent(crop: Crop) -> str:
+    wide, tall = crop.kept
+    return f"{round((wide + tall) / 2)} %" if abs(wide - tall) <= EVEN else f"{wide} by {tall} %"
 
 
 def _correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:

@@ -21,6 +21,7 @@ from smallview.files import check_folder, jsonl_lines, write_text
 from smallview.output import markup
 from smallview.output.html_report import Section, page
 from smallview.output.markup import Child, Markup, join, tag
+from smallview.report_doubles import doubles_part
 from smallview.report_parts import curves, facts, missing, settings
 from smallview.report_pictures import Sample, atlas_part, sample_of, views_part
 from smallview.report_verdict import results, verdict
@@ -29,7 +30,8 @@ from smallview.settle import kept_threads, thread_count
 MOST_BYTES = 5_000_000
 # bytes for the pictures on the map, less where the rest of the page is large
 ROOM = (2_900_000, 1_500_000, 500_000)
-VIEWS_ROOM = 400_000
+VIEWS_ROOM, DOUBLES_ROOM = 400_000, 300_000
+TWICE = "Pictures that are there twice"
 LONGEST = 48  # letters of a group's name
 Say = Callable[[str], None]
 
@@ -275,6 +277,12 @@ def _pictures(
     k = next(k for k, run in enumerate(runs) if (run.folder / "encoder" / "config.json").is_file())
     whose = tag("p", "As seen by the encoder of ", markup.name_of(named[k].name), ".") if len(runs) > 1 else None
     out = [Section("Pictures", join(whose, content), css)]
+    try:
+        say("report: pictures that are there twice")
+        doubles, its_css = doubles_part(sample.source, sample.pack, sample.positions, DOUBLES_ROOM, torch.get_num_threads())
+        out.append(Section(TWICE, doubles, its_css))
+    except SmallviewError as error:
+        notes.append(f"Pictures that are there twice were not looked for: {error}.")
     try:
         config = stored_config(runs[k].folder)
         if config is not None:

@@ -60,12 +60,17 @@ def names(groups: tuple[tuple[object, ...], ...]) -> list[list[str]]:
 def test_planted_copies_are_found_in_their_kind(found: tuple[sv.Duplicates, Path]) -> None:
     made, _ = found
     assert names(made.exact) == [["a/00.png", "a/exact.bmp"]]
-    assert names(made.near) == [["a/02.png", "b/worse.jpg"], ["b/01.png", "b/smaller.png"], ["b/03.png", "b/turned.png"]]
-    assert names(made.semantic) == [["a/04.png", "a/part.png"]]
+    assert names(made.near) == [
+        ["a/02.png", "b/worse.jpg"],
+        ["a/04.png", "a/part.png"],
+        ["b/01.png", "b/smaller.png"],
+        ["b/03.png", "b/turned.png"],
+    ]
+    assert made.semantic == ()
     assert (made.pictures, made.broken, made.unknown) == (45, 1, 0)
     words = {one.name: one.differs for group in (*made.near, *made.semantic) for one in group}
     assert words["b/smaller.png"][0] == "32 x 24 px, not 64 x 48" and words["b/turned.png"][0] == "mirrored"
-    assert words["b/worse.jpg"][0] == "label b, not a" and words["a/part.png"][0].endswith("of the usual")
+    assert words["b/worse.jpg"][0] == "label b, not a" and words["a/part.png"][0] == "cropped to 94 %"
     assert words["a/02.png"] == ()
 
 
@@ -73,8 +78,8 @@ def test_what_is_written_can_be_used(found: tuple[sv.Duplicates, Path], folder: 
     made, out = found
     lines = (out / "duplicates.txt").read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
-    assert listed == list(made.spare) == ["a/exact.bmp", "b/smaller.png", "b/turned.png", "b/worse.jpg"]
-    assert lines[0].startswith(f"# 4 of 45 pictures of {folder}") and "--exclude" in lines[1]
+    assert listed == list(made.spare) == ["a/exact.bmp", "a/part.png", "b/smaller.png", "b/turned.png", "b/worse.jpg"]
+    assert lines[0].startswith(f"# 5 of 45 pictures of {folder}") and "--exclude" in lines[1]
     assert all((folder / name).is_file() for name in listed)
     for kind in ("exact", "near", "semantic"):
         sheet = np.asarray(Image.open(out / f"{kind}.png"))
@@ -85,11 +90,28 @@ def test_what_is_written_can_be_used(found: tuple[sv.Duplicates, Path], folder: 
 def test_the_limits_are_limits(folder: Path) -> None:
     strict = sv.duplicates(FLAT, folder, semantic=0.0, mirrored=False, threads=1)
     assert not strict.semantic and ["b/03.png", "b/turned.png"] not in names(strict.near)
+    uncropped = sv.duplicates(FLAT, folder, cropped=False, threads=1)
+    assert names(uncropped.semantic) == [["a/04.png", "a/part.png"]] and len(uncropped.near) == 3
     loose = sv.duplicates(FLAT, folder, semantic=1.0, threads=1)
     assert sum(map(len, loose.semantic)) > 2 and strict.exact == loose.exact
     for given in ({"near": 1.0}, {"near": 0.5}, {"semantic": -0.1}, {"semantic": 1.5}, {"near": float("nan")}):
         with pytest.raises(UsageError, match=r"wanted .*default"):
             sv.duplicates(FLAT, folder, threads=1, **given)
+
+
+def test_what_a_crop_is_told_beside(tmp_path: Path) -> None:
+    whole = scenes(30)
+    part = whole[3].crop((6, 4, 60, 46))
+    part.save(tmp_path / "a.png")
+    whole[3].save(tmp_path / "b.png")
+    whole[3].crop((0, 0, 50, 48)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.png")
+    for k in range(4, 30):
+        whole[k].save(tmp_path / f"d{k}.png")
+    (group,) = sv.duplicates(FLAT, tmp_path, threads=1).near
+    assert [one.name for one in group] == ["a.png", "b.png", "c.png"]
+    assert group[1].differs[0].startswith("whole, not 8") and group[1].differs[1] == "64 x 48 px, not 54 x 42"
+    assert group[2].differs[0] == "beside b.png" and "mirrored" in group[2].differs
+    assert any(word == "cropped to 78 by 100 %" for word in group[2].differs)
 
 
 def test_two_witnesses_find_small_copies_that_thumbnails_alone_miss(tmp_path: Path) -> None:

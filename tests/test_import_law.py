@@ -29,7 +29,7 @@ LEVELS = (
     ("chain",),
     (
         *("run", "planning", "use", "assess", "comparing", "checking", "exporting", "view_loader", "embedding"),
-        *("report_verdict", "report_parts", "report_pictures"),
+        *("report_verdict", "report_parts", "report_pictures", "report_doubles"),
     ),
     ("shell",),
     ("demo", "estimator", "flags", "sweeping", "reporting", "embedded"),

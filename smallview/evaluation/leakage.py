@@ -71,7 +71,7 @@ def _centred(thumbnails: Tensor) -> Tensor:
     return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
 
-def _details(thumbnails: Tensor) -> Tensor:
+def details(thumbnails: Tensor) -> Tensor:
     """Unit rows: what is left without what is blurred. Two skies are alike in colour and gradient, not in these.
 
     Only where the whole blur lies inside: at the border any filling would leave the gradient in.
@@ -92,7 +92,7 @@ def alike(one: Tensor, other: Tensor, *, copies: float | None = None) -> Tensor:
     rough, least = (coarse_of, SAME_COARSE) if copies is None else (_centred, copies)
     found = same.float()
     close = torch.nonzero(((rough(one) * rough(other)).sum(1) >= least) & ~same)[:, 0]
-    fine = (_details(one[close]) * _details(other[close])).sum(1)
+    fine = (details(one[close]) * details(other[close])).sum(1)
     found[close] = fine if copies is None else fine * (fine >= 1.0 - FINER * (1.0 - copies))
     return found
 

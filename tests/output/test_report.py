@@ -74,7 +74,8 @@ def page(place: Path) -> str:
 def test_all_parts_are_there(page: str) -> None:
     found = read(page)
     titles = re.findall(r'<h2 id="[a-z-]+">([^<]+)</h2>', page)
-    assert titles == ["Verdict", "What it is", "Results", "Training", "Pictures", "Views", "Settings"]
+    assert titles == ["Verdict", "What it is", "Results", "Training", "Pictures", reporting.TWICE, "Views", "Settings"]
+    assert "1 of 37 pictures is there already" in found.text and "1 group." in found.text  # the one with bytes in its name
     assert "37 pictures of photos" in found.text and "By linear top-1 %: " in found.text
     assert "test pictures have a near-duplicate among those fitted on" in found.text  # tested on what was fitted on
     assert "frozen backbone features" in found.text and "format_version" in found.text
@@ -176,6 +177,30 @@ def test_of_many_pictures_some_are_shown(run: Path, tmp_path: Path, monkeypatch:
     many = np.random.default_rng(0).integers(0, 255, (100_000, 12, 12, 3), np.uint8)
     page = report(run, tmp_path / "r.html", many).read_text(encoding="utf-8")
     assert "40 pictures of " in page and "drawn at random from 100,000" in page and page.count('class="p h') == 40
+
+
+def test_pictures_that_are_there_twice_stand_side_by_side(run: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    small = draw.integers(0, 256, (30, 6, 6, 3), np.uint8)
+    pictures = [Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC) for one in small]
+    for k, picture in enumerate(pictures):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        picture.save(tmp_path / "set" / f"{k:02}.png")
+    once = report(run, tmp_path / "once.html", tmp_path / "set", threads=1).read_text(encoding="utf-8")
+    assert "None of the 30 pictures was found twice." in once
+    pictures[3].save(tmp_path / "set" / "3 <b>again.bmp")
+    pictures[5].transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "set" / "5 <script>alert(9)<.png")
+    pictures[8].crop((2, 1, 30, 29)).save(tmp_path / "set" / "8 <img onerror=1>.png")
+    page = report(run, tmp_path / "twice.html", tmp_path / "set", threads=1).read_text(encoding="utf-8")
+    found = read(page)
+    assert "3 of 33 pictures are there already" in found.text and "The same pixels1 group." in found.text
+    assert "Nearly the same2 groups." in found.text and re.search(r"part of another, 8\d by 8\d %", found.text)
+    assert not any(text in page for text in ("<script>alert(9)", "<img", "<b>again"))
+    twice = page[page.index(f">{reporting.TWICE}</h2>") :]
+    lists = [
+        re.findall(r'aria-label="([^"]+)"', part.partition("</ul>")[0]) for part in twice.split('<ul class="thumbs">')[1:4]
+    ]
+    assert [sorted(name[:2].strip(" .").zfill(2) for name in part) for part in lists] == [["03"] * 2, ["05"] * 2, ["08"] * 2]
 
 
 def test_a_page_that_would_be_too_large_gets_smaller_pictures(
