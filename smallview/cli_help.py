@@ -69,7 +69,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     "evaluate": (
         AFTER,
         (
-            "smallview evaluate runs/photos-simclr-dense_small --train labeled/train --test labeled/test",
+            "smallview evaluate runs/photos-simclr-patches --train labeled/train --test labeled/test",
             "smallview evaluate runs/a --train labeled/train --test labeled/test --protocols knn,lowshot --json",
         ),
         _ANY,
@@ -86,14 +86,14 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     ),
     "report": (
         AFTER,
-        ("smallview report runs/photos-simclr-dense_small", "smallview report runs/a-0 runs/a-1 runs/b-0 --out report.html"),
+        ("smallview report runs/photos-simclr-patches", "smallview report runs/a-0 runs/a-1 runs/b-0 --out report.html"),
         _ANY,
         ("report",),
     ),
     "embed": (
         AFTER,
         (
-            "smallview embed runs/photos-simclr-dense_small photos/ --out embeddings/",
+            "smallview embed runs/photos-simclr-patches photos/ --out embeddings/",
             "smallview embed runs/a photos/ --out embeddings/ --normalize",
         ),
         _ANY,
@@ -102,8 +102,8 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     "search": (
         AFTER,
         (
-            "smallview search runs/photos-simclr-dense_small query.png --in photos/ --out sheet.png",
-            "smallview search runs/photos-simclr-dense_small held-out/ --in embeddings/ --top 5 --json",
+            "smallview search runs/photos-simclr-patches query.png --in photos/ --out sheet.png",
+            "smallview search runs/photos-simclr-patches held-out/ --in embeddings/ --top 5 --json",
         ),
         (0, 1, 2, 3, 4, 75, 130),
         ("search",),
@@ -111,8 +111,8 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     "cluster": (
         AFTER,
         (
-            "smallview cluster runs/photos-simclr-dense_small photos/ --out sorted/",
-            "smallview cluster runs/photos-simclr-dense_small embeddings/ --k 5 --out sorted/ --json",
+            "smallview cluster runs/photos-simclr-patches photos/ --out sorted/",
+            "smallview cluster runs/photos-simclr-patches embeddings/ --k 5 --out sorted/ --json",
         ),
         (0, 1, 2, 3, 4, 75, 130),
         ("search",),
@@ -120,7 +120,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     "duplicates": (
         AFTER,
         (
-            "smallview duplicates runs/photos-simclr-dense_small photos/ --out duplicates/",
+            "smallview duplicates runs/photos-simclr-patches photos/ --out duplicates/",
             "smallview duplicates runs/a photos/ --out duplicates/ --semantic 0.3 --no-mirrored --no-cropped --json",
         ),
         (0, 1, 2, 3, 4, 75, 130),
@@ -129,7 +129,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
     "select": (
         AFTER,
         (
-            "smallview select runs/photos-simclr-dense_small photos/ --n 200 --out selected.csv --sheet selected.png",
+            "smallview select runs/photos-simclr-patches photos/ --n 200 --out selected.csv --sheet selected.png",
             "smallview select runs/a photos/ --n 100 --labeled selected.csv --by labels --out selected-2.csv",
         ),
         (0, 1, 2, 3, 4, 75, 130),
@@ -139,7 +139,7 @@ _VERBS: dict[str, tuple[Group, tuple[str, ...], tuple[int, ...], tuple[str, ...]
         AFTER,
         (
             "smallview export runs/photos-simclr-resnet18 --to timm --out encoder-timm/",
-            "smallview export runs/photos-simclr-dense_small --to onnx --input uint8 --out encoder-onnx/",
+            "smallview export runs/photos-simclr-patches --to onnx --input uint8 --out encoder-onnx/",
         ),
         _ANY,
         ("export",),

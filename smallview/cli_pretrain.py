@@ -90,8 +90,8 @@ def pretrain(
     method
         The method; `smallview methods` lists them. Default: simclr.
     encoder
-        dense_small, dense_small:48-96-192 (widths of your own), patches (a dictionary of patches with layers
-        behind it) or any timm name. Default: dense_small on a CPU, resnet18 on a GPU.
+        patches (a dictionary of patches with layers behind it), dense_small, dense_small:48-96-192 (widths of
+        your own), or any timm name. Default: patches on a CPU, resnet18 on a GPU.
     stem
         auto, standard or small. auto: the small-image stem when the final feature map would be under 4x4.
     size

@@ -35,7 +35,7 @@ def report(
         CPU threads. Default: the cores of this machine.
     """
     if not runs:
-        raise UsageError("no run is named; wanted run folders, as in smallview report runs/photos-simclr-dense_small")
+        raise UsageError("no run is named; wanted run folders, as in smallview report runs/photos-simclr-patches")
     from smallview.reporting import report as write
 
     path = write(

@@ -82,7 +82,13 @@ def demo(out: Path, *, as_json: bool = False, epochs: float = EPOCHS) -> dict[st
     pictures = _save(out, x, y)
     say_on_stderr(f"{len(x):,} handwritten digits of 8x8 pixels, their labels unused; {len(x_test):,} more to judge on")
     contact, *_ = sheet(str(pictures), out / "views.png", {"size": 16}, sets=SETTINGS)
-    given: dict[str, Any] = {"epochs": epochs, "size": 16, "sets": SETTINGS, "command": lambda _: again}
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "encoder": "dense_small",
+        "size": 16,
+        "sets": SETTINGS,
+        "command": lambda _: again,
+    }
     try:
         run = pretrain(str(pictures), "simclr", out=out / "run", **given)
     except UsageError as error:  # a demo of another version lies there: it stays, and this one gets a folder beside it

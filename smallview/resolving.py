@@ -75,7 +75,7 @@ def resolve_config(
     size, size_reason = _size_rule(facts)
     batch = chosen.batch_size or (128 if facts.pictures < SMALL_SET else 256)
     batch = max(2, min(batch, facts.pictures))
-    own = "dense_small" if facts.device == "cpu" else "resnet18"
+    own = "patches" if facts.device == "cpu" else "resnet18"
     config = RunConfig(
         data=facts.data,
         preset=name,

@@ -15,7 +15,7 @@ UNITS: dict[str, str] = {
     "Preset.source": "authors, year: title",
     "Preset.status": "published, adapted or reconstructed",
     "Preset.uncertain": "paths of fields that are ours",
-    "Preset.encoder": "dense_small or a timm name; none: by the device",
+    "Preset.encoder": "patches, dense_small or a timm name; none: by the device",
     "Preset.batch_size": "pictures per step; none: by the number of pictures",
     "Preset.epochs": "passes over the pictures; none: 100",
     "Method.views": "the disturbed crops of each picture",

@@ -29,8 +29,8 @@ ONE_OF_THESE = "# one of these"
 LEFT_OUT: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): "installs gigabytes; the demo itself runs in tests/test_road.py",
     ("README.md", "make test"): "is what runs this",
-    ("README.md", "smallview export runs/photos-simclr-dense_small --to onnx"): "seconds; tests/output/test_export_onnx.py",
-    ("docs/export.md", "smallview export runs/photos-simclr-dense_small --to onnx"): "seconds; tests/output/test_export_onnx.py",
+    ("README.md", "smallview export runs/photos-simclr-patches --to onnx"): "seconds; tests/output/test_export_onnx.py",
+    ("docs/export.md", "smallview export runs/photos-simclr-patches --to onnx"): "seconds; tests/output/test_export_onnx.py",
     ("docs/choose.md", "smallview sweep photos/ --over optimizer.lr=0.001,0.003 --epochs 10 --by label_free"): (
         "160 pictures and more; tests/test_sweep.py"
     ),
@@ -47,7 +47,7 @@ LEFT_OUT: dict[tuple[str, str], str] = {
 
 # Runs that a page has from its reader: method and seed, or another encoder.
 READY = {
-    "runs/photos-simclr-dense_small": ("simclr", 0, "dense_small"),
+    "runs/photos-simclr-patches": ("simclr", 0, "dense_small"),
     "runs/photos-simclr-resnet18": ("simclr", 0, "resnet18"),
     "runs/a": ("simclr", 0, "dense_small"),
     "runs/a-0": ("simclr", 0, "dense_small"),

@@ -535,7 +535,8 @@ def test_what_would_end_the_last_stage_is_said_before_the_first(
 
 
 def test_a_truncated_encoder_is_trained_saved_and_used(tmp_path: Path) -> None:
-    run = sv.pretrain(pictures(), depth=3, out=tmp_path / "run", epochs=1, batch_size=16, threads=1, quiet=True)
+    small = {"epochs": 1, "batch_size": 16, "threads": 1, "quiet": True}
+    run = sv.pretrain(pictures(), encoder="dense_small", depth=3, out=tmp_path / "run", **small)
     assert sv.embed(run.path, pictures(), threads=1).shape == (48, 128)
     assert load_encoder(run.path)[1].depth == 3
 
