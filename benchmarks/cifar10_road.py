@@ -35,7 +35,7 @@ def main() -> None:
     for name in given.method or smallview.methods():
         out = given.out / f"{name}-seed{given.seed}"
         started = time.monotonic()
-        run = smallview.pretrain(train_x, name, minutes=given.minutes, seed=given.seed, out=out)
+        run = smallview.pretrain(train_x, name, "dense_small", minutes=given.minutes, seed=given.seed, out=out)
         wall = time.monotonic() - started
         for row in smallview.evaluate(run.path, (train_x, train_y), (test_x, test_y)):
             floor = max(row.floor_pixels or 0.0, row.floor_untrained or 0.0)

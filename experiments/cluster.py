@@ -33,6 +33,8 @@ MOST = 5_000
 SETS = ("digits", "cifar10", "fashion_mnist", "flowers", "clothing")
 Rows = npt.NDArray[np.float32]
 
+RECIPE = {"method": "simclr", "encoder": "dense_small", "resolution": "Steps((0.5, 1.0), (0.7,))"}
+
 
 def pictures(name: str) -> Any:
     """A set with its labels: (pictures, labels), or a folder of class folders."""
@@ -131,7 +133,7 @@ def main() -> None:
             for seed in map(int, given.seeds.split(",")):
                 out = (given.out or Path(scratch)) / f"{name}-{given.minutes:g}-{seed}"
                 options = {"minutes": given.minutes, "seed": seed, "threads": given.threads, "quiet": True}
-                run = given.run or smallview.pretrain(unlabeled, out=out, **options).path
+                run = given.run or smallview.pretrain(unlabeled, out=out, **RECIPE, **options).path
                 line = {"data": name, "seed": seed, **judged(run, data, seed, given.threads)}
                 lines.append(line)
                 print(json.dumps(line), flush=True)

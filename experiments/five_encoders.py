@@ -85,7 +85,13 @@ def main() -> None:
         small = given.miniature
         (train, test), transfer = generated() if small else sets()
         size, batch, seeds = (12, 32, 1) if small else (32, 256, given.seeds)
-        options = {"epochs": 1.0 if small else given.epochs, "size": size, "batch_size": batch, "quiet": True}
+        options = {
+            "epochs": 1.0 if small else given.epochs,
+            "size": size,
+            "batch_size": batch,
+            "encoder": "dense_small",
+            "quiet": True,
+        }
         folders: list[Path] = []
         for method in METHODS:
             for seed in range(seeds):

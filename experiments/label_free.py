@@ -73,7 +73,7 @@ def train(one: Training, pictures: Any, out: Path, size: int, batch: int | None,
         sets[TEMPERATURE] = one.temperature
     more = {k: v for k, v in (("batch_size", batch), ("threads", threads)) if v is not None}
     return smallview.pretrain(
-        pictures, one.method, epochs=one.epochs, size=size, out=out / one.name, sets=sets, quiet=True, **more
+        pictures, one.method, "dense_small", epochs=one.epochs, size=size, out=out / one.name, sets=sets, quiet=True, **more
     ).path
 
 

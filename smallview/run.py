@@ -93,7 +93,7 @@ def pretrain(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = pretrain(pictures, epochs=1, out=f"{folder}/run", quiet=True)
         >>> run.encoder(torch.zeros(2, 3, 8, 8)).shape
-        torch.Size([2, 512])
+        torch.Size([2, 1024])
     """
     with joined(str(settings.get("device") or "auto")), torch.random.fork_rng(devices=[]), kept_threads():
         say = _quiet if quiet or rank() > 0 else say_on_stderr

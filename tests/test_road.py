@@ -39,7 +39,7 @@ def test_photos_in_judged_encoder_out(tmp_path: Path, monkeypatch: pytest.Monkey
     write_embeddings(features, pack, tmp_path / "embeddings")
     stored = np.load(tmp_path / "embeddings" / "embeddings.npy", allow_pickle=False)
     index = [json.loads(line) for line in (tmp_path / "embeddings" / "index.jsonl").read_text().splitlines()]
-    assert stored.shape == (120, 512) and stored.dtype == np.float32
+    assert stored.shape == (120, 1024) and stored.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1.0, atol=1e-5)
     names = [line["name"] for line in index]
     assert names == sorted(names, key=str.encode) and all(line["name"].startswith(line["label"] + "/") for line in index)

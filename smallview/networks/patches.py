@@ -17,7 +17,8 @@ NAME = "patches"
 WIDTHS = (128, 192, 512)
 MOST, WIDEST = 8, 4096
 SIDE = 6  # of a patch, in pixels
-PATCHES, ROUNDS = 100_000, 8
+PATCHES, ROUNDS = 50_000, 8
+EVENED = 300  # pictures that tell the mean and the deviation of the dictionary's features
 CONTRAST, WHITE, THRESHOLD = 0.15, 0.1, 0.5  # on pictures of deviation 1
 SHARE = 0.5  # the deviation that the dictionary's features get: about that of trained ones
 
@@ -99,7 +100,10 @@ class Dictionary(nn.Module):
         with torch.no_grad():
             before, after = (SIDE - self.stride) // 2, SIDE - self.stride - (SIDE - self.stride) // 2
             padded = F.pad(images, (before, after, before, after), mode="replicate")
-            with torch.autocast(images.device.type, enabled=False):  # a small deviation is the difference of two large numbers
+            kind = (
+                "cpu" if images.is_meta else images.device.type
+            )  # shapes alone are asked for on no device, which has no autocast
+            with torch.autocast(kind, enabled=False):  # a small deviation is the difference of two large numbers
                 wide = padded.float().mean(1, keepdim=True), padded.float().square().mean(1, keepdim=True)
                 mean, square = (F.avg_pool2d(x, SIDE, self.stride) for x in wide)
                 spread = ((square - mean.square()).clamp(min=0.0) + CONTRAST).rsqrt()
@@ -166,7 +170,7 @@ class OnPatches(nn.Module):
     def fit(self, pictures: Tensor, seed: int) -> None:
         """Find the dictionary in pictures [N, C, S, S], normalised as for training."""
         self.dictionary.fit(pictures, seed)
-        quarters = torch.cat([_quarters(self.dictionary(part)) for part in pictures[:1000].split(100)])
+        quarters = torch.cat([_quarters(self.dictionary(part)) for part in pictures[:EVENED].split(100)])
         self.mean.copy_(quarters.mean(0))
         self.scale.copy_(SHARE / (quarters - self.mean).square().mean().sqrt().clamp(min=1e-6))
 

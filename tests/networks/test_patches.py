@@ -162,3 +162,14 @@ def test_a_run_fits_it_keeps_it_and_judges_it_beside_the_same_dictionary(tmp_pat
     assert json.loads((momentum.path / "summary.json").read_text())["cost"]["steps"] == 3
     with pytest.raises(UsageError, match="cannot be fitted: pictures have 4 pixels a side"):
         sv.pretrain(x, epochs=1, out=tmp_path / "d", **{**given, "size": 4})
+
+
+def test_a_stage_with_fewer_layers_hands_its_dictionary_on(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), np.uint8)
+    small = {"encoder": "patches:8-10-12", "size": 16, "batch_size": 8, "threads": 1, "quiet": True}
+    run = sv.pretrain(pictures, stages="16x1,16x1", sets={"stages.0.depth": 1}, out=tmp_path / "run", **small)
+    first, second = sorted((run.path / "stages").iterdir())
+    before, after = sv.load(first), sv.load(second)
+    assert before.num_features == 10 + 32 and after.num_features == 12 + 32
+    for name in ("dictionary.kernels", "dictionary.shift", "mean", "scale"):
+        assert torch.equal(before.state_dict()[name], after.state_dict()[name]), name
