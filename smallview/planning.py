@@ -28,7 +28,7 @@ from smallview.seeds import generator
 from smallview.settle import kept_threads, picture_side, settle
 from smallview.timing import seconds_of_step
 from smallview.training.cost import peak_memory
-from smallview.training.precision import choose_device, keep_big_blocks, numerics
+from smallview.training.precision import keep_big_blocks, numerics
 
 MOST_PROBED, MOST_LOOKED_AT = 512, 5_000  # pictures
 LONGEST_LOOK = 5.0  # seconds
@@ -117,7 +117,7 @@ def plan(
     known: dict[str, Evidence | None] = {}
     with kept_threads(), torch.random.fork_rng(devices=[]):
         sample = _sample(source)
-        for recipe in ranked(task, minutes, device=choose_device(device).type):
+        for recipe in ranked(task, minutes):
             given: dict[str, Any] = {**recipe.given, "minutes": minutes, "device": device, "threads": threads}
             config, _ = settle(data, source, given, None, recipe.sets, None)
             known[recipe.name] = evidence(recipe, task, minutes)

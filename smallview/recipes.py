@@ -21,13 +21,12 @@ LEAST_SEEN = 5.0  # times that a picture is seen
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings by name, as `pretrain` takes them, and `sets` by path; why, in a few words; the kinds of devices it is meant for, all by default."""
+    """Settings by name, as `pretrain` takes them, and `sets` by path; why, in a few words."""
 
     name: str
     why: str
     given: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
-    devices: tuple[str, ...] = ()
 
     def flags(self) -> list[str]:
         """As they stand on a command line.
@@ -44,12 +43,6 @@ class Recipe:
         return out
 
 
-PATCHES = Recipe(
-    "patches, small first",
-    "a dictionary of patches as first layer; views of half the size for 70 % of the training, then of the whole",
-    {"method": "simclr", "encoder": "patches", "resolution": "Steps((0.5, 1.0), (0.7,))"},
-    devices=("cpu",),
-)
 SMALL_FIRST = Recipe(
     "small pictures first",
     "views of half the size for 70 % of the training, then of the whole",
@@ -61,7 +54,7 @@ SMALL = Recipe(
     {"method": "simclr", "resolution": "0.5"},
 )
 PLAIN = Recipe("plain", "views of one size all the way", {"method": "simclr"})
-KNOWN = (PATCHES, SMALL_FIRST, SMALL, PLAIN)
+KNOWN = (SMALL_FIRST, SMALL, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -104,18 +97,15 @@ def evidence(recipe: Recipe, task: Task, minutes: float, entries: Sequence[ledge
     return Evidence(min(gains), max(gains), tuple(sorted({e.data for e in near})), len(near), lengths)
 
 
-def ranked(
-    task: Task = "linear", minutes: float = 5.0, entries: Sequence[ledger.Entry] | None = None, *, device: str = "cpu"
-) -> list[Recipe]:
-    """The known recipes for a kind of device, the best first: by the mean of what they came to on the data sets that all were measured on.
+def ranked(task: Task = "linear", minutes: float = 5.0, entries: Sequence[ledger.Entry] | None = None) -> list[Recipe]:
+    """The known recipes, the best first: by the mean of what they came to on the data sets that all of them were measured on.
 
     Without measured runs of this length they stand in the order that they are known in.
     """
     known = ledger.read(experiment=EXPERIMENT) if entries is None else entries
     metric = METRIC[task]
-    fitting = [recipe for recipe in KNOWN if not recipe.devices or device in recipe.devices]
     means: dict[str, dict[str, float]] = {}
-    for recipe in fitting:
+    for recipe in KNOWN:
         for data in {e.data for e in known}:
             values = [
                 e.rows[metric]
@@ -127,12 +117,12 @@ def ranked(
             ]
             if values:
                 means.setdefault(recipe.name, {})[data] = sum(values) / len(values)
-    measured = [recipe for recipe in fitting if recipe.name in means]
+    measured = [recipe for recipe in KNOWN if recipe.name in means]
     common = set.intersection(*(set(means[recipe.name]) for recipe in measured)) if measured else set()
     if not common:
-        return fitting
+        return list(KNOWN)
     best = sorted(measured, key=lambda recipe: -sum(means[recipe.name][data] for data in common))
-    return best + [recipe for recipe in fitting if recipe not in best]
+    return best + [recipe for recipe in KNOWN if recipe not in best]
 
 
 def bare(given: Mapping[str, Any], config: object, sets: Mapping[str, object] | None) -> bool:

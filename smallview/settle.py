@@ -114,7 +114,7 @@ def settle(
     elif encoder is not None:
         flags["encoder"] = encoder
     elif bare(given, config_file, sets):
-        recipe = ranked(minutes=float(given["minutes"]), device=device.type)[0]
+        recipe = ranked(minutes=float(given["minutes"]))[0]
         flags, sets = {**flags, **recipe.given}, recipe.sets
         chosen = recipe.name
     config, reasons = resolve_config(facts, flags, file, sets, origin=config_file or "the file")
