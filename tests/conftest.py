@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kill_server import Server
+from kill_server import FEW_PATCHES, Server
 
 from smallview import beside
+from smallview.networks import patches
 from smallview.records import Foregrounds, Pictures
 from smallview.training.launch import StopRequest
 
@@ -27,6 +28,15 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMALLVIEW_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_dictionaries() -> Iterator[None]:
+    """The default encoder's dictionary is found in few patches: it would be most of what a small run costs."""
+    before = patches.PATCHES, patches.EVENED
+    patches.PATCHES, patches.EVENED = FEW_PATCHES
+    yield
+    patches.PATCHES, patches.EVENED = before
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 MOST_FILES = 1024
+FEW_PATCHES = 4000, 50  # that a dictionary is found in, and pictures that even it out, in all tests
 
 
 class Fork:
@@ -95,8 +96,10 @@ def serve() -> None:
     import torch
 
     from smallview import run
+    from smallview.networks import patches
     from smallview.training import supervise
 
+    patches.PATCHES, patches.EVENED = FEW_PATCHES
     torch.set_num_threads(1)
     supervise.subprocess = SimpleNamespace(Popen=Fork, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
     # what is compiled or loaded late is there before the forks

@@ -71,9 +71,12 @@ STEPS = (
     Step("default", "`smallview pretrain --minutes` and no other setting"),
     Step("plain", "the preset `simclr`: two views, dense_small", "", {"method": "simclr", "encoder": "dense_small"}),
     Step(
-        "small first", "views of half the size for 70 % of the time", "plain", {"method": "simclr", "resolution": SMALL_FIRST}
+        "small first",
+        "views of half the size for 70 % of the steps",
+        "plain",
+        {"method": "simclr", "encoder": "dense_small", "resolution": SMALL_FIRST},
     ),
-    Step("dcl", "decoupled loss", "small first", {"method": "dcl", "resolution": SMALL_FIRST}),
+    Step("dcl", "decoupled loss", "small first", {"method": "dcl", "encoder": "dense_small", "resolution": SMALL_FIRST}),
     Step("wide", "four wider layers instead of five", "dcl", {"method": "dcl", "resolution": SMALL_FIRST, "encoder": DENSE}),
     Step(
         "four views",
@@ -81,6 +84,12 @@ STEPS = (
         "wide",
         {"method": "dcl", "resolution": SMALL_FIRST, "encoder": DENSE},
         {"method.views": crops(4)},
+    ),
+    Step(
+        "patches, SimCLR",
+        "a dictionary of patches as first layer",
+        "small first",
+        {"method": "simclr", "resolution": SMALL_FIRST, "encoder": "patches"},
     ),
     Step("patches alone", "a dictionary of 256 patches in quarters; nothing is trained", "", closed=True),
     Step(

@@ -1,7 +1,7 @@
-"""Write what the ledger has of the records into docs/records.md, between its marks.
+"""Write what the ledger has of the records into docs/records.md and README.md, between their marks.
 
 python experiments/records/table.py            # writes
-python experiments/records/table.py --check    # ends with 1 where the page says something else than the ledger
+python experiments/records/table.py --check    # ends with 1 where a page says something else than the ledger
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ladder import EXPERIMENT, STEPS, Step
 
 from smallview import ledger
 
-PAGE = Path(__file__).parents[2] / "docs" / "records.md"
-BEGIN, END = "<!-- ladders -->", "<!-- end of the ladders -->"
+ROOT = Path(__file__).parents[2]
+PAGES = {"docs/records.md": "ladders", "README.md": "five minutes"}
 TITLES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
 HEAD = ("step", "what it is", "linear %", "kNN %", "gain", "seconds", "epochs", "TFLOP", "seeds")
 
@@ -62,29 +62,60 @@ def ladder(track: str, minutes: float, entries: Sequence[ledger.Entry]) -> str:
     return head + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def page() -> str:
-    """The page as it should be."""
-    entries = ledger.read(experiment=EXPERIMENT)
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
+def ladders(entries: Sequence[ledger.Entry]) -> str:
+    """All of them."""
     kinds = sorted({(e.data, float(e.settings["minutes"])) for e in entries})
     made = [
         ladder(data, minutes, [e for e in entries if (e.data, e.settings["minutes"]) == (data, minutes)])
         for data, minutes in kinds
     ]
-    return f"{before}{BEGIN}\n\n" + "\n".join(made or ["Not measured yet.\n"]) + f"\n{END}{after}"
+    return "\n".join(made or ["Not measured yet.\n"])
+
+
+def five_minutes(entries: Sequence[ledger.Entry]) -> str:
+    """What the bare command gives beside another library's loop and the floors, CIFAR-10."""
+    of = [e for e in entries if (e.data, float(e.settings["minutes"])) == ("cifar10", 5.0)]
+
+    def row(name: str, arm: str, floor: str = "") -> str:
+        runs = [e.rows for e in of if e.arm == arm]
+        cells = [_figure([rows[kind + floor] for rows in runs]) if runs else "-" for kind in ("linear", "knn20")]
+        return f"| {name} | {' | '.join(cells)} | {'-' if floor == ' pixels' else len(runs)} |"
+
+    lines = [
+        "| CIFAR-10, 10,000 test pictures read right, % | linear | kNN | seeds |",
+        "|---|---:|---:|---:|",
+        row("raw pixels", "plain", " pixels"),
+        row("`dense_small` untrained", "plain", " untrained"),
+        row("`dense_small`, lightly's SimCLR tutorial loop", "lightly"),
+        row("`dense_small`, the preset `simclr`", "plain"),
+        row("**`patches`, SimCLR, small pictures first**", "patches, SimCLR"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+MADE = {"ladders": ladders, "five minutes": five_minutes}
+
+
+def page(name: str) -> str:
+    """A page as it should be."""
+    mark = PAGES[name]
+    begin, end = f"<!-- {mark} -->", f"<!-- end of the {mark} -->"
+    before, rest = (ROOT / name).read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{MADE[mark](ledger.read(experiment=EXPERIMENT))}\n{end}{after}"
 
 
 def main() -> None:
-    """Write the page, or compare it."""
+    """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    wanted = page()
-    if parser.parse_args().check:
-        same = PAGE.read_text(encoding="utf-8") == wanted
-        sys.exit(0 if same else f"{PAGE.name} is not what the ledger says; run this without --check")
-    PAGE.write_text(wanted, encoding="utf-8")
+    check = parser.parse_args().check
+    for name in PAGES:
+        wanted = page(name)
+        if check and (ROOT / name).read_text(encoding="utf-8") != wanted:
+            sys.exit(f"{name} is not what the ledger says; run this without --check")
+        if not check:
+            (ROOT / name).write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":
