@@ -77,6 +77,11 @@ class Evidence:
         )
 
 
+def _near(entry: ledger.Entry, minutes: float) -> bool:
+    """Whether a run was of such a length, within a factor of three; minutes that cannot be meant are refused elsewhere."""
+    return minutes <= 3.0 * float(entry.settings["minutes"]) <= 9.0 * minutes
+
+
 def evidence(recipe: Recipe, task: Task, minutes: float, entries: Sequence[ledger.Entry] | None = None) -> Evidence | None:
     """The measured runs of a recipe, those of the nearest length: within a factor of three; None where there are none.
 
@@ -89,7 +94,7 @@ def evidence(recipe: Recipe, task: Task, minutes: float, entries: Sequence[ledge
         for e in (ledger.read(experiment=EXPERIMENT) if entries is None else entries)
         if e.arm == recipe.name and metric in e.rows and f"{metric} untrained" in e.rows
     ]
-    near = [e for e in known if 1 / 3 <= float(e.settings["minutes"]) / minutes <= 3.0]
+    near = [e for e in known if _near(e, minutes)]
     if not near:
         return None
     gains = [e.rows[metric] - e.rows[f"{metric} untrained"] for e in near]
@@ -110,10 +115,7 @@ def ranked(task: Task = "linear", minutes: float = 5.0, entries: Sequence[ledger
             values = [
                 e.rows[metric]
                 for e in known
-                if e.arm == recipe.name
-                and e.data == data
-                and metric in e.rows
-                and 1 / 3 <= float(e.settings["minutes"]) / minutes <= 3.0
+                if e.arm == recipe.name and e.data == data and metric in e.rows and _near(e, minutes)
             ]
             if values:
                 means.setdefault(recipe.name, {})[data] = sum(values) / len(values)

@@ -37,6 +37,7 @@ def test_the_best_measured_recipe_stands_first() -> None:
     assert [r.name for r in ranked("linear", 3.0, entries)] == [PLAIN.name, SMALL.name, SMALL_FIRST.name]
     assert [r.name for r in ranked("retrieval", 3.0, entries)] == [SMALL_FIRST.name, SMALL.name, PLAIN.name]
     assert ranked("linear", 100.0, entries) == list(KNOWN), "runs of another length do not count"
+    assert ranked("linear", 0.0, entries) == list(KNOWN), "minutes that cannot be meant are refused later, by their name"
 
 
 def test_only_data_that_all_were_measured_on_are_compared() -> None:

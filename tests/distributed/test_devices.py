@@ -27,7 +27,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 def command(desk: Path, out: str, devices: int, epochs: int = 6, *more: str) -> list[str]:
-    text = f"--size 16 --batch-size 16 --epochs {epochs} --threads 1 --save-every 0.2 --devices {devices}"
+    text = f"--encoder dense_small:8-16 --size 16 --batch-size 16 --epochs {epochs} --threads 1 --save-every 0.2 --devices {devices}"
     return ["pretrain", str(desk / "array.npy"), "--out", str(desk / out), *text.split(), *more]
 
 

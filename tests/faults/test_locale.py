@@ -29,7 +29,7 @@ def photos(folder: Path) -> Path:
 def pretrain(desk: Path, data: str, **environment: str) -> tuple[str, bytes]:
     """What was said, and the encoder."""
     out = f"{data} run"
-    words = "--size 16 --batch-size 8 --epochs 1 --threads 1"
+    words = "--encoder dense_small:8-16 --size 16 --batch-size 8 --epochs 1 --threads 1"
     bare = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -62,5 +62,6 @@ def test_the_same_bytes_whatever_the_paths_and_the_locale(environment: dict[str,
     photos(tmp_path / "plain")
     said, odd = pretrain(tmp_path, NAME, **environment)
     assert "finished: 2 steps" in said
-    plain = sv.pretrain(tmp_path / "plain", out=tmp_path / "run", size=16, batch_size=8, epochs=1, threads=1, quiet=True)
+    small = {"encoder": "dense_small:8-16", "size": 16, "batch_size": 8, "epochs": 1, "threads": 1, "quiet": True}
+    plain = sv.pretrain(tmp_path / "plain", out=tmp_path / "run", **small)
     assert odd == (plain.path / "encoder" / "model.safetensors").read_bytes()
