@@ -157,7 +157,7 @@ LAWFUL = {
     "smallview/demo.py": "from smallview.run import pretrain\nimport smallview as sv",
     "smallview/run.py": "from smallview import presets\nfrom smallview.training import loop\nimport smallview.data.packing",
     "smallview/planning.py": "",
-    "smallview/presets.py": "from smallview.joint_embedding import Method",
+    "smallview/presets/__init__.py": "from smallview.joint_embedding import Method",
     "smallview/training/loop.py": "from smallview.training import log\nfrom .log import write",
     "smallview/training/log.py": "from ..errors import UsageError\nimport torch",
     "smallview/output/report.py": "",
@@ -204,7 +204,7 @@ def test_a_lawful_package_has_no_violations() -> None:
             "joint_embedding imports presets; which stands above",
         ),
         (
-            "smallview/presets.py",
+            "smallview/presets/__init__.py",
             "from smallview.training.log import write",
             "presets imports training; which stands beside it",
         ),
