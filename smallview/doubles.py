@@ -18,9 +18,9 @@ from smallview.data.survey import Survey, survey
 from smallview.embedded import vectors_of
 from smallview.errors import DataError, SmallviewError, UsageError
 from smallview.evaluation.closeness import LIMIT, NEIGHBOURS, Close, close_groups
-from smallview.evaluation.crops import Crop, find_crops, least_alike
+from smallview.evaluation.crops import Crop, find_crops, least_alike, with_crops
 from smallview.evaluation.leakage import COPY
-from smallview.evaluation.twins import joined, twin_groups
+from smallview.evaluation.twins import twin_groups
 from smallview.files import check_folder, write_text
 from smallview.output.group_sheet import SIDE, Shown, fitting, group_sheet
 from smallview.pictures import telling, told_when_stuck
@@ -34,7 +34,7 @@ KINDS = ("exact", "near", "semantic")
 MISSED = 6
 LEAST_NEAR = 0.9
 BRIGHTER = 0.02  # of the whole range, in the mean
-ALL, EVEN = 99, 2  # percent of a side from which on nothing is cut off; between the sides of a crop that kept its aspect
+EVEN = 2  # percent between the sides of a crop that kept its aspect
 LOOSE, CONFIRMED = 0.95, 0.3  # thumbnails that correlate less than near copies', where the encoder finds the two so close
 Say = Callable[[str], None]
 
@@ -53,7 +53,7 @@ Group = tuple[Double, ...]
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Groups of pictures by kind, the surest first; in each the picture that stands first in the set comes first.
+    """Groups of pictures by kind, the surest first; in each the picture that stands first in the set comes first, unless it is a part of another.
 
     A near group has one picture of each exact group, a semantic one of each exact or near group. missed: pairs that the semantic
     limit has just kept out. broken: pictures that cannot be read; unknown: those in whose features there is nothing.
@@ -151,14 +151,13 @@ def duplicates(
         names = source.names
         with told_when_stuck(telling("reading", say), say, lambda i: names[min(i, len(names) - 1)]) as progress:
             seen = survey(source, most=0, threads=threads, progress=progress)
-        equal, alike = twin_groups(seen, telling("comparing", say), copies=near, mirrored=mirrored)
+        equal, twins = twin_groups(seen, telling("comparing", say), copies=near, mirrored=mirrored)
         crops = (
-            find_crops(seen, _firsts(seen, equal, alike), telling("looking for crops", say), copies=near, mirrored=mirrored)
+            find_crops(seen, _firsts(seen, equal, twins), telling("looking for crops", say), copies=near, mirrored=mirrored)
             if cropped
             else []
         )
-        alike = _merged(alike, [(crop.whole, crop.part) for crop in crops])
-        kept = _rows(made, seen, _firsts(seen, equal, alike))
+        kept = _rows(made, seen, _firsts(seen, equal, with_crops(twins, crops)))
         close = close_groups(made.unit(kept).numpy(), max(semantic, CONFIRMED))
     told = _Told(seen, made, kept, crops)
     sure, rest = told.parted(close, mirrored, semantic)
@@ -166,7 +165,7 @@ def duplicates(
         data=os.fspath(data) if isinstance(data, (str, os.PathLike)) else source.name,
         pictures=len(seen),
         exact=tuple(tuple(told.double(i, group[0]) for i in group.tolist()) for group in sorted(equal, key=len, reverse=True)),
-        near=told.near(_merged(alike, sure)),
+        near=told.near(with_crops(twins, crops, sure)),
         semantic=rest,
         missed=tuple(told.pair(i, j, far) for i, j, far in close.outside if far >= semantic)[:MISSED],
         limits={"near": near, "mirrored": mirrored, "cropped": cropped, "semantic": semantic},
@@ -188,11 +187,6 @@ def _rows(made: Vectors, seen: Survey, which: Positions) -> Positions:
     """The rows of the vectors of these pictures of a survey; pictures that only one of the two could read have none."""
     assert made.positions is not None, "the caller has looked"
     return np.flatnonzero(np.isin(made.positions, seen.index[which])).astype(np.int64)
-
-
-def _merged(groups: list[Positions], pairs: list[tuple[int, int]]) -> list[Positions]:
-    """Groups and further pairs of positions, joined where they share one."""
-    return joined([(int(group[0]), int(i)) for group in groups for i in group[1:]] + pairs)
 
 
 class _Told:
@@ -241,7 +235,7 @@ class _Told:
         part, whole = self.crops.get((other, i)), self.crops.get((i, other))
         if crop := part or whole:
             alike, turned = crop.alike, crop.mirrored
-        if crop and min(crop.kept) < ALL:
+        if crop and crop.less:
             words = [f"cropped to {_percent(crop)}" if part else f"whole, not {_percent(crop)} of it"]
         return alike, (
             f"beside {seen.name(other)}" if other != first else "",

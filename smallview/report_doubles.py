@@ -11,8 +11,8 @@ from smallview.data.pack import Pack
 from smallview.data.sources import Source
 from smallview.data.subsets import taken
 from smallview.data.survey import Survey, survey
-from smallview.evaluation.crops import find_crops
-from smallview.evaluation.twins import joined, twin_groups
+from smallview.evaluation.crops import find_crops, with_crops
+from smallview.evaluation.twins import twin_groups
 from smallview.output.markup import Markup, join, name_of, tag
 from smallview.output.sprites import Sprites, sheet_of, thumbs
 
@@ -31,8 +31,7 @@ def doubles_part(source: Source, pack: Pack, positions: Positions, most_bytes: i
     exact, near = twin_groups(seen, mirrored=True)
     again = np.concatenate([np.zeros(0, np.int64), *(group[1:] for group in (*exact, *near))])
     crops = find_crops(seen, np.delete(np.arange(len(seen)), again))
-    pairs = [(int(group[0]), int(i)) for group in near for i in group[1:]]
-    near = joined([*pairs, *((crop.whole, crop.part) for crop in crops)])
+    near = with_crops(near, crops)
     if not exact and not near:
         return tag("p", f"None of the {len(seen):,} pictures was found twice."), Markup("")
     spare = {int(i) for group in (*exact, *near) for i in group[1:]}
@@ -40,7 +39,7 @@ def doubles_part(source: Source, pack: Pack, positions: Positions, most_bytes: i
         f"{len(spare):,} of {len(seen):,} pictures {'is' if len(spare) == 1 else 'are'} there already: as the same pixels, at the size "
         "that was read here, or as the same picture in another size, quality or brightness, mirrored, or as a part of it."
     )
-    parts = {crop.part: f"part of another, {crop.kept[0]} by {crop.kept[1]} %" for crop in crops if min(crop.kept) < 99}
+    parts = {crop.part: f"part of another, {crop.kept[0]} by {crop.kept[1]} %" for crop in crops if crop.less}
     shown = [[int(i) for i in group[:ACROSS]] for kind in (exact, near) for group in kind[:GROUPS]]
     place = {i: k for k, i in enumerate(dict.fromkeys(i for group in shown for i in group))}
     order = list(place)

@@ -103,15 +103,20 @@ def test_what_a_crop_is_told_beside(tmp_path: Path) -> None:
     whole = scenes(30)
     part = whole[3].crop((6, 4, 60, 46))
     part.save(tmp_path / "a.png")
+    part.resize((40, 31), Image.Resampling.LANCZOS).save(tmp_path / "a2.png")
     whole[3].save(tmp_path / "b.png")
     whole[3].crop((0, 0, 50, 48)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.png")
     for k in range(4, 30):
         whole[k].save(tmp_path / f"d{k}.png")
-    (group,) = sv.duplicates(FLAT, tmp_path, threads=1).near
-    assert [one.name for one in group] == ["a.png", "b.png", "c.png"]
-    assert group[1].differs[0].startswith("whole, not 8") and group[1].differs[1] == "64 x 48 px, not 54 x 42"
-    assert group[2].differs[0] == "beside b.png" and "mirrored" in group[2].differs
-    assert any(word == "cropped to 78 by 100 %" for word in group[2].differs)
+    found = sv.duplicates(FLAT, tmp_path, threads=1)
+    (group,) = found.near
+    assert [one.name for one in group] == ["b.png", "a.png", "a2.png", "c.png"], (
+        "the whole picture leads, though its part comes first"
+    )
+    assert found.spare == ("a.png", "a2.png", "c.png"), "and is what a list of all others keeps"
+    assert group[1].differs[0].startswith("cropped to 8") and group[1].differs[1] == "54 x 42 px, not 64 x 48"
+    assert group[2].differs[0] == "beside a.png" and group[2].differs[1] == "40 x 31 px, not 54 x 42"
+    assert "mirrored" in group[3].differs and any(word == "cropped to 78 by 100 %" for word in group[3].differs)
 
 
 def test_two_witnesses_find_small_copies_that_thumbnails_alone_miss(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from smallview.data.decoding import BadPicture, Pixels
 from smallview.data.survey import Survey
 from smallview.evaluation.leakage import COARSE, COPY, coarse_of, colours_differ, details
+from smallview.evaluation.twins import joined
 from smallview.evaluation.windows import LEAST, WHOLE, cut, fitted, weights, windows
 
 LIKELY, CANDIDATES = 0.8, 6  # how alike a picture and a window must be when coarse; other pictures that are tried for each
@@ -27,6 +28,7 @@ SIDE, FINEST = 24, 48  # of the windows that are compared: those of thumbnails, 
 LOOSER, LOOSEST = 6.0, 0.9
 # where most pictures have another one with a window like them, as trousers on black do, a part must be this much nearer to its whole
 COMMON, OUTSTANDING = 0.95, 0.15
+ALL = 99  # percent of a side from which on nothing is cut off
 SAME_COLOUR = 0.1  # between the mean colours of window and part, brightness taken out
 ORIGINALS, FEW, WHOLES = (
     256,
@@ -53,6 +55,11 @@ class Crop:
         """How many percent of the whole's width and of its height are there."""
         left, top, right, bottom = self.box
         return round(100 * (right - left)), round(100 * (bottom - top))
+
+    @property
+    def less(self) -> bool:
+        """Whether something is cut off."""
+        return min(self.kept) < ALL
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,3 +303,21 @@ def _cut_rows(thumbs: Pixels, cutter: Tensor, mirrored: bool) -> Tensor:
     cuts = (_levels(thumbs).flatten(1) @ cutter.T).reshape(-1, 1, COARSE, COARSE)
     turns = (cuts, cuts.flip(3)) if mirrored else (cuts,)
     return torch.cat([coarse_of(turn).reshape(len(thumbs), -1, COARSE * COARSE) for turn in turns], 1)
+
+
+def with_crops(groups: list[Positions], crops: list[Crop], pairs: list[tuple[int, int]] | None = None) -> list[Positions]:
+    """Groups of near copies, the crops among their firsts and further pairs, joined where they share a picture.
+
+    Each group rises, but what is a part of another comes last: so its first is the whole picture wherever the set has it, and a list of all
+    others keeps that one.
+
+    Example:
+        >>> part = Crop(whole=5, part=1, box=(0.0, 0.0, 0.8, 0.8), mirrored=False, alike=0.99)
+        >>> [group.tolist() for group in with_crops([np.array([1, 2]), np.array([5, 9])], [part])]
+        [[5, 9, 1, 2]]
+    """
+    parts = {crop.part for crop in crops if crop.less}
+    parts |= {int(i) for group in groups for i in group if int(group[0]) in parts}
+    near = [(int(group[0]), int(i)) for group in groups for i in group[1:]]
+    made = joined([*near, *((crop.whole, crop.part) for crop in crops), *(pairs or [])])
+    return [group[np.argsort([int(i) in parts for i in group], kind="stable")] for group in made]
