@@ -16,7 +16,7 @@ from smallview.schedules import SPAN
 from smallview.seeds import derive
 from smallview.settings import to_tables
 from smallview.stages import Stage, check_stages, spans
-from smallview.views.view import View, pixels
+from smallview.views.view import View, centre_side, pixels
 
 FORMAT_VERSION = 2  # 1 had other views, and no pack, augmentation and masks
 # What may differ between a run and its continuation: where it computes and when it saves, and what the first start fixed.
@@ -196,7 +196,7 @@ def mathematics(config: RunConfig) -> dict[str, Any]:
 def smallest_side(config: RunConfig) -> int:
     """The short side that packed pictures need: the smallest crop is still made from as many pixels as it ever shows."""
     later = [smallest_side(stage_settings(config, k)) for k in range(len(config.stages))]
-    return max([smallest_crop(config.method.views, config.size), math.ceil(config.size / 0.875), *later])
+    return max([smallest_crop(config.method.views, config.size), centre_side(config.size), *later])
 
 
 def smallest_crop(views: Sequence[View], size: int) -> int:

@@ -33,6 +33,7 @@ from smallview.settings import diff, load_toml, to_tables
 from smallview.settle import thread_count
 from smallview.single import Run
 from smallview.views.making import centre_part, centre_views
+from smallview.views.view import CENTRE
 
 SMALL = 32
 Say = Callable[[str], None]
@@ -198,8 +199,8 @@ def _crop(config: EncoderConfig, pictures: Pictures | None, rows: Any) -> float:
     if pictures is not None:
         return centre_part(pictures, config.size)
     if rows:
-        return 1.0 if any("of the whole picture" in row.protocol for row in rows) else 0.875
-    return 1.0 if config.size <= SMALL else 0.875
+        return 1.0 if any("of the whole picture" in row.protocol for row in rows) else CENTRE
+    return 1.0 if config.size <= SMALL else CENTRE
 
 
 def _drawn(pictures: Pictures, config: EncoderConfig) -> Shown:

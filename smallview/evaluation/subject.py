@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from smallview.networks.encoders import EncoderConfig, build_encoder, count_feat
 from smallview.networks.foreign import Coverage, fit_weights
 from smallview.networks.weight_files import read_weights
 from smallview.records import Pictures
+from smallview.views.view import centre_side
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -191,7 +191,7 @@ def evaluation_pack(
             f"{source.name} has {source.channels} channel{'s' * (source.channels != 1)} and the encoder was trained on "
             f"{config.in_channels}; convert the pictures, or train an encoder on such"
         )
-    return source, open_pack(source, short_side=math.ceil(config.size / 0.875), threads=threads, progress=progress)
+    return source, open_pack(source, short_side=centre_side(config.size), threads=threads, progress=progress)
 
 
 def open_part(data: Any, config: EncoderConfig, *, threads: int = 2, needed: str | None = None) -> Labeled:

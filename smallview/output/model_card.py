@@ -18,6 +18,7 @@ from smallview.output.standalone import MODES
 from smallview.output.targets import Handed
 from smallview.output.traced import INPUTS, ONNX, PROGRAM, resizing
 from smallview.records import Row
+from smallview.views.view import centre_side
 
 HOMES = ("home", "Users")
 
@@ -88,7 +89,8 @@ def _encoder(handed: Handed) -> str:
     config = handed.config
     count = sum(p.numel() for p in handed.net.parameters())
     depth = "" if config.depth is None else f", without its last stages (depth {config.depth})"
-    return f"{count:,} parameters; {config.stem} stem{depth}."
+    stem = "" if isinstance(handed.net, OnPatches) else f"; {config.stem} stem"
+    return f"{count:,} parameters{stem}{depth}."
 
 
 def _pictures(to: str, handed: Handed) -> str:
@@ -100,6 +102,11 @@ def _pictures(to: str, handed: Handed) -> str:
     ]
     if to in ("onnx", "torch-export"):
         lines.append(f"- the program takes {INPUTS[handed.input]}")
+    if handed.crop != 1.0:
+        lines.append(
+            "- in two steps, as when it was trained and judged; in one step, as most libraries do it, pictures come out sharper and "
+            "features a little different"
+        )
     return "\n".join(lines)
 
 
@@ -156,19 +163,18 @@ def snippet(to: str, handed: Handed) -> str:
             'net.load_state_dict(load_file("model.safetensors"), strict=True)\nwith torch.no_grad():\n'
             f"    features = net.eval()(torch.from_numpy(images))  # {_shape(handed)}\n"
         )
-    config, picture = handed.config, 'Image.open("picture.jpg")'
     if isinstance(handed.net, (DenseSmall, OnPatches)):
+        config = handed.config
         lines = ["import torch", "from load import load, prepare", "from PIL import Image", "", "net = load()"]
-        images = f"prepare({picture})"
-    else:
-        lines = ["import timm", "import torch", "from PIL import Image", ""]
-        lines += ['net = timm.create_model("local-dir:.", pretrained=True).eval()']
-        lines += ["prepare = timm.data.create_transform(**timm.data.resolve_data_config({}, model=net))"]
-        images = f'prepare({picture}.convert("{MODES.get(config.in_channels, "")}"))[None]'
-    if config.in_channels not in MODES:
-        lines = [line for line in lines if "PIL" not in line and not line.startswith("prepare")]
-        images = f"torch.zeros(1, {config.in_channels}, {config.size}, {config.size})"
-    return "\n".join([*lines, "with torch.no_grad():", f"    features = net({images})  # {_shape(handed)}"]) + "\n"
+        images = 'prepare(Image.open("picture.jpg"))'
+        if config.in_channels not in MODES:
+            lines = [line for line in lines if "PIL" not in line]
+            images = f"torch.zeros(1, {config.in_channels}, {config.size}, {config.size})"
+        return "\n".join([*lines, "with torch.no_grad():", f"    features = net({images})  # {_shape(handed)}"]) + "\n"
+    return _prepared(handed, "import timm", "import torch") + (
+        '\nnet = timm.create_model("local-dir:.", pretrained=True).eval()\nwith torch.no_grad():\n'
+        f"    features = net(torch.from_numpy(images))  # {_shape(handed)}\n"
+    )
 
 
 def _shape(handed: Handed) -> str:
@@ -181,10 +187,16 @@ def _prepared(handed: Handed, *imports: str) -> str:
     lines = ["import numpy as np", *imports]
     if channels in MODES:
         bleed = "" if handed.crop == 1.0 else f", bleed={(1.0 - handed.crop) / 2.0:g}"
+        side = centre_side(size)
+        smaller = [
+            f"if min(picture.size) > {side}:  # as it was when the encoder was trained and judged",
+            f"    picture = ImageOps.cover(picture, ({side}, {side}), Image.Resampling.BILINEAR)",
+        ] * (handed.crop != 1.0)
         lines += [
             "from PIL import Image, ImageOps",
             "",
-            f'picture = Image.open("picture.jpg").convert("{MODES[channels]}")',
+            f'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("{MODES[channels]}")',
+            *smaller,
             f"picture = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.BILINEAR{bleed})",
             f"pictures = np.array(picture).reshape(1, {size}, {size}, {channels})",
         ]

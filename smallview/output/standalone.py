@@ -8,6 +8,7 @@ how pictures are prepared.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,13 @@ def load(folder: str | Path = HERE) -> nn.Module:
 
 
 def prepare(picture: Image.Image, folder: str | Path = HERE) -> Tensor:
-    """A picture as the encoder takes it, [1, C, S, S]: its centre, resized and normalised."""
+    """A picture as the encoder takes it, [1, C, S, S]: turned upright, made smaller, its centre cut out, resized and normalised."""
     config = read_config(folder)
-    size, channels = config["size"], config["in_channels"]
-    picture = ImageOps.fit(
-        picture.convert(MODES[channels]), (size, size), Image.Resampling.BILINEAR, bleed=(1 - config["crop_pct"]) / 2
-    )
+    size, channels, part = config["size"], config["in_channels"], config["crop_pct"]
+    picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
+    side = math.ceil(size / part)
+    if part < 1 and min(picture.size) > side:  # as it was when the encoder was trained and judged
+        picture = ImageOps.cover(picture, (side, side), Image.Resampling.BILINEAR)
+    picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR, bleed=(1 - part) / 2)
     pixels = np.asarray(picture, np.float32).reshape(1, size, size, channels) / 255
     return torch.from_numpy((pixels - config["mean"]) / config["std"]).permute(0, 3, 1, 2).float().contiguous()

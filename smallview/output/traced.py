@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from smallview.errors import UsageError
 from smallview.networks.modes import evaluating
 from smallview.output.parity import Features, Shown, normalised
+from smallview.views.view import centre_side
 
 ONNX, PROGRAM = "model.onnx", "model.pt2"
 ONNX_NEEDS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx")
@@ -147,10 +148,12 @@ def resizing(crop: float, size: int) -> str:
 
     Example:
         >>> resizing(0.875, 64)
-        'the centre square, 0.875 of the short side, resized to 64 x 64, bilinear with antialiasing'
+        'made smaller to a short side of 74, then the centre square, 0.875 of it, resized to 64 x 64; bilinear with antialiasing'
     """
-    part = "the whole of the short side" if crop == 1.0 else f"{crop:g} of the short side"
-    return f"the centre square, {part}, resized to {size} x {size}, bilinear with antialiasing"
+    if crop == 1.0:
+        return f"the centre square, the whole of the short side, resized to {size} x {size}; bilinear with antialiasing"
+    smaller = f"made smaller to a short side of {centre_side(size)}"
+    return f"{smaller}, then the centre square, {crop:g} of it, resized to {size} x {size}; bilinear with antialiasing"
 
 
 def open_onnx(folder: Path) -> Features:

@@ -17,7 +17,7 @@ from smallview.schedules import SPAN
 from smallview.views import kernel_cpu, kernel_torch, kernel_triton, parity, sampling
 from smallview.views.device import DevicePictures, pixel_numbers
 from smallview.views.sampling import Mode, ViewParameters
-from smallview.views.view import View, pixels
+from smallview.views.view import CENTRE, View, pixels
 from smallview.views.view_graphs import ViewGraphs
 
 _PLAIN = View(flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
@@ -253,10 +253,8 @@ def _check_masks(views: Sequence[View], pictures: Pictures, foregrounds: Foregro
 
 def centre_part(pictures: Pictures, size: int) -> float:
     """How much of the short side the one centre view covers: all of it for small pictures of one square size, else 0.875."""
-    plain = (
-        pictures.one_size is not None and pictures.one_size[0] == pictures.one_size[1] and pictures.one_size[0] <= size / 0.875
-    )
-    return 1.0 if plain else 0.875
+    one = pictures.one_size
+    return 1.0 if one is not None and one[0] == one[1] and one[0] <= size / CENTRE else CENTRE
 
 
 def centre_maker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -13,6 +14,7 @@ from smallview.records import SeenBy
 from smallview.schedules import SPAN, Schedule, over, resolve
 
 Background = Literal["gray", "mean", "random_gray", "noise", "blur"]
+CENTRE = 0.875  # of the short side: what the one centre view of evaluation covers, as it is usual
 NOISE, BLUR = -1, -2  # in place of a byte: what stands there differs from pixel to pixel
 
 
@@ -179,3 +181,13 @@ def backgrounds(
         kind if isinstance(kind, tuple) else {"gray": 128, "mean": np.rint(255.0 * mean), "noise": NOISE, "blur": BLUR}[kind]
     )
     return np.repeat(np.broadcast_to(np.asarray(fixed, np.int64), len(mean))[None], len(drawn), axis=0)
+
+
+def centre_side(size: int) -> int:
+    """The short side that pictures are made smaller to, before the one centre view of this size is cut out of them and resized.
+
+    Example:
+        >>> centre_side(64), centre_side(224)
+        (74, 256)
+    """
+    return math.ceil(size / CENTRE)
