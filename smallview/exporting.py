@@ -113,7 +113,7 @@ def export(
         net, config = subject.encoder, subject.config
     shown = None if pictures is None else open_part(pictures, config, threads=thread_count(threads))
     past = past_of(source, net) if weights is None else Past()
-    handed = Handed(net, config, _crop(config, None if shown is None else shown.pictures, past.rows), input)
+    handed = Handed(net, config, _crop(config, None if shown is None else shown.pictures, past), input)
     check_holds(to, handed)
     if shown is None:
         looked_at, words = made_pictures(config.size, config.mean, config.std), "gradients and noise"
@@ -194,12 +194,14 @@ def _finished_encoder(folder: Path, into: nn.Module | None) -> tuple[nn.Module, 
     return net, config
 
 
-def _crop(config: EncoderConfig, pictures: Pictures | None, rows: Any) -> float:
-    """How much of the short side a centre view covers: by the pictures given, by those that the run was judged on, or by the size alone."""
+def _crop(config: EncoderConfig, pictures: Pictures | None, past: Past) -> float:
+    """How much of the short side a centre view covers: by the pictures given, those it was judged on, those it was trained on, or the size."""
     if pictures is not None:
         return centre_part(pictures, config.size)
-    if rows:
-        return 1.0 if any("of the whole picture" in row.protocol for row in rows) else CENTRE
+    if past.rows:
+        return 1.0 if any("of the whole picture" in row.protocol for row in past.rows) else CENTRE
+    if past.centre is not None:
+        return past.centre
     return 1.0 if config.size <= SMALL else CENTRE
 
 
@@ -230,6 +232,8 @@ def past_of(folder: Path, net: nn.Module) -> Past:
     if config is None:
         return Past()
     recorded = load_toml(folder / "run.toml").get("recorded", {})
+    for stage in sorted(folder.glob("stages/*/run.toml"), key=lambda path: int(path.parent.name.split("-")[0])):
+        recorded = {**recorded, "centre": load_toml(stage).get("recorded", {}).get("centre")}
     try:
         cost = dict(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["cost"])
         records = read_jsonl(folder / "rows.jsonl") if (folder / "rows.jsonl").exists() else []
@@ -249,6 +253,7 @@ def past_of(folder: Path, net: nn.Module) -> Past:
         rows=list(last.values()),
         cost=cost,
         machine=recorded.get("machine"),
+        centre=recorded.get("centre"),
     )
 
 

@@ -41,6 +41,7 @@ from smallview.training.loop import train
 from smallview.training.precision import keep_big_blocks, numerics
 from smallview.training.processes import in_turn
 from smallview.training.progress import clock
+from smallview.views.making import centre_part
 from smallview.views.view import pixels
 
 LEAST_FORECAST = 100  # steps
@@ -244,6 +245,7 @@ def _recorded(pack: Pack, found: Foregrounds | None, parts: Parts, start: Start,
     return {
         "data_hash": pack.hash,
         "pictures": len(pack),
+        "centre": centre_part(pack, parts.config.size),
         **({} if found is None else {"masks_hash": found.hash, "masks_share": round(float(found.usable.mean()), 4)}),
         **({} if origin is None else {"resumed_from": f"step {at} of {origin.folder}"}),
         **({} if link is None else {"stage": link.number, "stages": link.count}),

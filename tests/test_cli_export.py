@@ -167,3 +167,18 @@ def test_a_missing_extra_is_named(
     assert capsys.readouterr().err == (
         "smallview: --to onnx needs onnx and onnxruntime and onnxscript, which this Python lacks; pip install 'smallview[onnx]'\n"
     )
+
+
+def test_the_centre_is_that_of_the_pictures_it_was_trained_on(tmp_path: Path) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
+    large = np.random.default_rng(0).integers(0, 256, (24, 40, 60, 3), np.uint8)
+    made: dict[str, float] = {}
+    for name, pictures, how in (
+        ("small", small, {"size": 16, "epochs": 1}),
+        ("large", large, {"size": 16, "epochs": 1}),
+        ("small, in stages", small, {"stages": "8x1,16x1"}),
+    ):
+        run = sv.pretrain(pictures, encoder="dense_small:8-16", batch_size=8, threads=1, out=tmp_path / name, quiet=True, **how)
+        sv.export(run.path, "hub", tmp_path / f"{name}-hub", threads=1)
+        made[name] = json.loads((tmp_path / f"{name}-hub" / "config.json").read_text())["crop_pct"]
+    assert made == {"small": 1.0, "large": 0.875, "small, in stages": 1.0}

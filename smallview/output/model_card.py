@@ -25,7 +25,11 @@ HOMES = ("home", "Users")
 
 @dataclass(frozen=True)
 class Past:
-    """Where an encoder comes from, as far as it is known. settings: those that differ from the method's preset, one line each."""
+    """Where an encoder comes from, as far as it is known.
+
+    settings: those that differ from the method's preset, one line each. centre: how much of its pictures'
+    short side a centre view covers.
+    """
 
     data: str | None = None
     pictures: int | None = None
@@ -35,6 +39,7 @@ class Past:
     rows: Sequence[Row] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
     machine: str | None = None
+    centre: float | None = None
 
 
 def name_of_data(data: str) -> str:
