@@ -39,7 +39,7 @@ def doubles_part(source: Source, pack: Pack, positions: Positions, most_bytes: i
         f"{len(spare):,} of {len(seen):,} pictures {'is' if len(spare) == 1 else 'are'} there already: as the same pixels, at the size "
         "that was read here, or as the same picture in another size, quality or brightness, mirrored, or as a part of it."
     )
-    parts = {crop.part: f"part of another, {crop.kept[0]} by {crop.kept[1]} %" for crop in crops if crop.less}
+    parts = {crop.part: f"a part: {crop.kept[0]} by {crop.kept[1]} %" for crop in crops if crop.less}
     shown = [[int(i) for i in group[:ACROSS]] for kind in (exact, near) for group in kind[:GROUPS]]
     place = {i: k for k, i in enumerate(dict.fromkeys(i for group in shown for i in group))}
     order = list(place)
@@ -63,13 +63,13 @@ def _kind(
         some = [int(i) for i in group[:ACROSS]]
         names = [_called(seen.name(i)) for i in some]
         below = [
-            join(name_of(name), tag("small", f" {words[i]}") if i in words else None)
+            join(tag("b", words[i], tag("br")) if i in words else None, name_of(name))
             for i, name in zip(some, names, strict=True)
         ]
         more = tag("li", f"and {len(group) - ACROSS:,} more") if len(group) > ACROSS else None
         lists.append(tag("ul", thumbs(sprites, [place[i] for i in some], names, below), more, class_="thumbs"))
     count = f"{len(groups):,} group{'s' * (len(groups) != 1)}" + f", {GROUPS} of them shown" * (len(groups) > GROUPS)
-    return join(tag("h3", title), tag("p", f"{count}."), *lists)
+    return join(tag("h3", title), tag("p", f"{count}."), tag("div", *lists, class_="groups"))
 
 
 def _called(name: str) -> str:
