@@ -193,3 +193,9 @@ def test_a_run_that_is_killed_serves_the_same_pictures(load: Load, tmp_path: Pat
     assert told["killed_after"] == 5 and told["compared"] >= 8 and told["every_step_served"] and told["same_weights"]
     assert told["same_pictures"] == told["same_losses"] == told["compared"]
     assert json.loads(path.read_text())["resumed_at"] == told["resumed_at"] > 1
+
+
+def test_search_is_timed_among_made_embeddings(load: Load, tmp_path: Path) -> None:
+    found = load("search").main(["--rows", "300", "--features", "8", "--threads", "1", "--folder", str(tmp_path)])
+    assert (found["rows"], found["features"]) == (300, 8) and found["peak MiB"] > 50
+    assert not list(tmp_path.glob("tmp*")), "what was written is gone"
