@@ -58,7 +58,7 @@ def plan(
     for number, one in enumerate(found.recipes, 1):
         print(f"\n{number}. {one.name}: {one.why}")
         print(
-            f"   {one.steps:,} steps, {one.views:,} views ({one.seen:g} of each picture), {one.seconds / 60:g} min, "
+            f"   {one.steps:,} steps, {one.views:,} views of {one.sides} ({one.seen:g} of each picture), {one.seconds / 60:g} min, "
             f"{one.memory_mb / 1024:.1f} GiB{'' if one.fits else ', more than asked for'}"
         )
         print(f"   expect: {one.expected}")

@@ -29,6 +29,7 @@ from smallview.settle import kept_threads, picture_side, settle
 from smallview.timing import seconds_of_step
 from smallview.training.cost import peak_memory
 from smallview.training.precision import keep_big_blocks, numerics
+from smallview.views.view import pixels
 
 MOST_PROBED, MOST_LOOKED_AT = 512, 5_000  # pictures
 LONGEST_LOOK = 5.0  # seconds
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 class Proposal:
     """A recipe for these pictures on this machine. seconds, memory_mb: predicted. views: that the training sees; seen: views of each picture.
 
-    fits: whether its memory is within what was asked for.
+    sides: of the views, in words. fits: whether its memory is within what was asked for.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Proposal:
     steps: int
     views: int
     seen: float
+    sides: str
     expected: str
     fits: bool
 
@@ -60,7 +62,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: in words, and as recipes, the first of which `pretrain --minutes M` runs."""
+    """What to do: in words, and as recipes, the first of which `pretrain --minutes M` runs; none for pictures too few to learn from."""
 
     verdict: str
     helps: bool
@@ -117,7 +119,7 @@ def plan(
     known: dict[str, Evidence | None] = {}
     with kept_threads(), torch.random.fork_rng(devices=[]):
         sample = _sample(source)
-        for recipe in ranked(task, minutes):
+        for recipe in ranked(task, minutes) if len(source) >= FEWEST else ():
             given: dict[str, Any] = {**recipe.given, "minutes": minutes, "device": device, "threads": threads}
             config, _ = settle(data, source, given, None, recipe.sets, None)
             known[recipe.name] = evidence(recipe, task, minutes)
@@ -197,20 +199,27 @@ def _propose(
         steps,
         views,
         round(views / len(source), 1),
+        _sides(config),
         "no measured run of this length yet" if known is None else known.sentence(task),
         memory is None or used <= 1024.0 * memory,
     )
 
 
+def _sides(config: RunConfig) -> str:
+    """The sides of the views, in pixels: at first, and then at the end where they differ."""
+    at = [sorted({pixels(view.size, config.size, when) for view in config.method.views}) for when in (0.0, 1.0)]
+    return ", then ".join(dict.fromkeys(" and ".join(map(str, sides)) for sides in at)) + " px"
+
+
 def _verdict(count: int, minutes: float, memory: float | None, proposals: list[Proposal], named: str) -> tuple[str, bool]:
     """What to do, in words, and whether pretraining is likely to help."""
     other = f"smallview embed resnet18.a1_in1k {shlex.quote(named)} --out embeddings"
-    first = proposals[0]
     if count < FEWEST:
         return (
             f"{count} pictures are too few to learn from: an encoder that was trained on others will serve you better ({other}), "
             f"or bring {FEWEST} pictures and more, better thousands"
         ), False
+    first = proposals[0]
     if not first.fits:
         least = min(one.memory_mb for one in proposals)
         return (

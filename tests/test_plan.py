@@ -127,6 +127,7 @@ def test_few_pictures_are_told_what_helps_instead(monkeypatch: pytest.MonkeyPatc
     assert (
         not found.helps and "20 pictures are too few" in found.verdict and "smallview embed resnet18.a1_in1k" in found.verdict
     )
+    assert found.recipes == (), "no command for what will not help"
 
 
 def test_a_picture_that_is_broken_is_left_out_of_the_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +135,11 @@ def test_a_picture_that_is_broken_is_left_out_of_the_timing(tmp_path: Path, monk
 
     monkeypatch.setenv("SMALLVIEW_CACHE", str(tmp_path / "cache"))
     (tmp_path / "photos").mkdir()
-    for i, image in enumerate(pictures(8)):
+    for i, image in enumerate(pictures(120)):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
     found = sv.plan(str(tmp_path / "photos"), 0.01, threads=1)
-    assert "too few" in found.verdict and all(one.steps >= 1 for one in found.recipes)
+    assert "1 cannot be read" in found.verdict and all(one.steps >= 1 for one in found.recipes)
 
 
 def test_too_little_time_is_told_with_the_time_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +209,11 @@ def test_the_verb_prints_what_python_returns(
     main(["plan", str(tmp_path / "a.npy"), "--minutes", "3", "--threads", "1", "--quiet"])
     said = capsys.readouterr()
     assert told["recipes"][0]["command"] in said.out and said.err == ""
+    sides = {one["name"]: one["sides"] for one in told["recipes"]}
+    assert (sides["plain"], sides["small pictures first"]) == (
+        "12 px",
+        "6, then 12 px",
+    ) and " views of 6, then 12 px (" in said.out
 
 
 @pytest.mark.parametrize(
