@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +112,19 @@ def test_the_ladder_in_miniature(server: Server, tmp_path: Path) -> None:
     assert results(printed(server, "records/ladder", *asked)) == []  # all is there
 
 
-def test_the_page_of_records_is_what_the_ledger_says(server: Server) -> None:
-    assert printed(server, "records/table", "--check") == ""
+def test_the_pages_of_results_are_what_the_ledger_says(server: Server) -> None:
+    assert printed(server, "results", "--check") == "", "python experiments/results.py writes them anew"
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"`python experiments/(\S+)\.py (.+?)`", text))
+    assert len(commands) >= 5
+    for script, words in sorted(commands):  # nothing is trained: they are told to say what they would do
+        told = {"records/ladder": "--list", "small_is_beautiful": "--table"}.get(script, "--commands")
+        assert printed(server, script, *shlex.split(words), told)
 
 
 def test_a_ladder_tells_gains_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "experiments" / "records"))
-    table = importlib.import_module("table")
+    table = importlib.import_module("records_text")
 
     def entry(arm: str, seed: int, linear: float) -> ledger.Entry:
         cost = {"train_seconds": 300.0, "epochs": 9.0, "flops": 5e12}

@@ -47,6 +47,7 @@ CLAIM = Claim(
     "Gaussian noise alone makes positives from which something useful is learned; strong, slow disturbances are not needed (Bordes et al., 2023).",
     arms,
     against="crop, flip, colour, blur",
+    telling=("crop and flip", "noise 0.1 alone"),
     found="Noise alone teaches little, and only a line sees it: 44.3 % at its best, a deviation of 0.1, against 40.1 untrained, and by "
     "neighbours no more than untrained (35.5 against 35.7). A crop alone gives 47.6, crop and colour together 54.9, colour without "
     "a crop less than nothing (37.5). Blur changes no pixel of views this small, solarisation shows no difference, and no arm's "

@@ -39,6 +39,7 @@ CLAIM = Claim(
     "Several large views and a few small ones make better representations than two (Tomasev et al., 2022).",
     arms,
     against="2 + 0",
+    telling=("2 + 4, equal compute", "2 + 4, equal epochs"),
     settings=lambda scale: replace(scale, resolution=None, epochs=8.0) if scale.name == "cpu" else scale,
 )
 

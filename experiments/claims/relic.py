@@ -47,6 +47,7 @@ CLAIM = Claim(
     "A penalty on what a disturbance changes in whom a picture resembles improves on contrast alone (Mitrovic et al., 2020).",
     arms,
     against="weight 0",
+    telling=("weight 1",),
     columns={"linear %": "linear", "kNN %": "knn20", "divergence, nats": "divergence"},
     judge=with_divergence,
 )

@@ -37,6 +37,7 @@ CLAIM = Claim(
     "SiMo with 4 negatives and a margin is MoCo v2's equal without its queue of 65,536 (Zhu et al., 2020).",
     arms,
     against="queue of 32 batches",
+    telling=("SiMo, K = 4, alpha 256", "SiMo, K = 16, alpha 4096"),
 )
 
 if __name__ == "__main__":

@@ -1,23 +1,14 @@
-"""Write what the ledger has of the records into docs/records.md and README.md, between their marks.
-
-python experiments/records/table.py            # writes
-python experiments/records/table.py --check    # ends with 1 where a page says something else than the ledger
-"""
+"""What the ledger has of the records, as Markdown for docs/records.md and README.md; `experiments/results.py` writes it."""
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from ladder import EXPERIMENT, STEPS, Step
+from ladder import STEPS, Step
 
 from smallview import ledger
 
-ROOT = Path(__file__).parents[2]
-PAGES = {"docs/records.md": "ladders", "README.md": "five minutes"}
 TITLES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
 HEAD = ("step", "what it is", "linear %", "kNN %", "gain", "seconds", "epochs", "TFLOP", "seeds")
 
@@ -91,32 +82,3 @@ def five_minutes(entries: Sequence[ledger.Entry]) -> str:
         row("**`patches`, SimCLR, small pictures first**", "patches, SimCLR"),
     ]
     return "\n".join(lines) + "\n"
-
-
-MADE = {"ladders": ladders, "five minutes": five_minutes}
-
-
-def page(name: str) -> str:
-    """A page as it should be."""
-    mark = PAGES[name]
-    begin, end = f"<!-- {mark} -->", f"<!-- end of the {mark} -->"
-    before, rest = (ROOT / name).read_text(encoding="utf-8").split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{MADE[mark](ledger.read(experiment=EXPERIMENT))}\n{end}{after}"
-
-
-def main() -> None:
-    """Write the pages, or compare them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    for name in PAGES:
-        wanted = page(name)
-        if check and (ROOT / name).read_text(encoding="utf-8") != wanted:
-            sys.exit(f"{name} is not what the ledger says; run this without --check")
-        if not check:
-            (ROOT / name).write_text(wanted, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
