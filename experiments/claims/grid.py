@@ -95,8 +95,9 @@ class Claim:
     """A claim of a paper, and the runs that answer it.
 
     experiment: its name in the ledger. says: the claim in a sentence, with its source. arms: of a scale. against: the arm, by name,
-    that differences are told from. columns: {title: metric} of the table. found: what was found, in two sentences. telling: arms that
-    stand for it among the headlines. judge: what is measured of a run. pictures: what reads a set, where it is no plain one. more: what is said below the table, from one scale's lines. settings: of a scale.
+    that differences are told from. columns: {title: metric} of the table. found: what was found, in two sentences. telling: arms that stand
+    for it among the headlines. judge: what is measured of a run. pictures: what reads a set, where it is no plain one. more: what is said
+    below the table, from one scale's lines. settings: of a scale.
     """
 
     experiment: str
