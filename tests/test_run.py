@@ -270,7 +270,8 @@ def test_run_toml_holds_every_setting(method: str, tmp_path: Path) -> None:
     for run in (first, again):
         tables = load_toml(run.path / "run.toml")
         assert tables.pop("format_version") == 2
-        assert set(tables.pop("recorded")) == {"data_hash", "pictures", "precision", "processes", "torch", "python", "machine"}
+        found = {"data_hash", "pictures", "centre", "precision", "processes", "torch", "python", "machine"}
+        assert set(tables.pop("recorded")) == found
         read.append(from_tables(RunConfig, tables))
     assert read[0] == read[1]
     assert (read[0].preset, read[0].optimizer.lr, read[0].method.views[1].blur, read[0].steps) == (method, 0.01, 0.0, 4)
