@@ -84,6 +84,9 @@ def become(tokens: list[str]) -> NoReturn:
             main(tokens)
     except SystemExit as stop:
         code = stop.code or 0
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
         code = 1

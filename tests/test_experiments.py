@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from kill_server import Server
 
 from smallview import ledger
@@ -110,6 +111,16 @@ def test_the_ladder_in_miniature(server: Server, tmp_path: Path) -> None:
     assert lines["patches alone"]["linear"] == lines["patches alone"]["linear untrained"]  # nothing is trained
     assert lines["patches"]["steps"] > 0 and lines["patches"]["linear untrained"] != lines["patches alone"]["linear"]
     assert results(printed(server, "records/ladder", *asked)) == []  # all is there
+
+
+def test_the_ladder_of_a_gpu_runs_in_miniature_and_says_what_it_expects(server: Server, tmp_path: Path) -> None:
+    track = ("--track", "cifar10_resnet18")
+    asked = ("--miniature", "--steps", "resnet18|resnet18, four views|resnet18, Muon", "--out", str(tmp_path))
+    lines = results(printed(server, "records/ladder", *track, *asked))
+    assert [line["step"] for line in lines] == ["resnet18", "resnet18, four views", "resnet18, Muon"]
+    assert "expected to see 176 epochs in 5 min" in printed(server, "records/ladder", *track, "--list")
+    code, said = server.run([str(ROOT / "experiments" / "records" / "ladder.py"), *track])
+    assert torch.cuda.is_available() or (code == 1 and "torch sees none" in said)
 
 
 def test_the_pages_of_results_are_what_the_ledger_says(server: Server) -> None:

@@ -2,9 +2,11 @@
 
     SMALLVIEW_DATA=... python experiments/records/ladder.py --track cifar10 --minutes 5 --out runs/records      # 5.5 minutes a step and seed
     SMALLVIEW_DATA=... python experiments/records/ladder.py --track cifar10 --minutes 5 --steps "patches|dcl" --seeds 0,1,2 --out runs/records
+    SMALLVIEW_DATA=... python experiments/records/ladder.py --track cifar10_resnet18 --minutes 1 --out runs/records    # on a GPU: 90 seconds a step
     python experiments/records/ladder.py --miniature
 
-Rules. Pictures: all training pictures of the set, without labels. Encoder: any, up to 1,024 features. The clock: `--minutes` of training, of which
+Rules. Pictures: all training pictures of the set, without labels. Encoder: any, up to 1,024 features; ResNet-18 with the small stem on the track
+that is named after it, which wants a GPU. The clock: `--minutes` of training, of which
 three seconds are kept for the fit of a dictionary, where there is one; not the reading of the pictures into memory, nor the
 judgement. Judged after the last step, on all test pictures, one centre view each: the linear probe and kNN as `smallview evaluate`
 has them, the penalty chosen on training pictures. No test picture and no label is seen before. A step's line in the ledger names
@@ -37,6 +39,10 @@ SMALL_FIRST = "Steps((0.5, 1.0), (0.7,))"
 DENSE = "dense_small:48-96-192-512"
 MOST_FEATURES = 1024
 FIT = 0.05  # minutes
+RESNET = {"method": "simclr", "encoder": "resnet18", "batch_size": 1024}
+PER_SECOND = (
+    29_336  # pictures that the loop of SimCLR trained with resnet18 at 32 px, 1,024 at a time, on an H200: docs/speed.md
+)
 SMALL_ENCODERS = {True: "patches:8-12", False: "dense_small:8-16"}  # for the miniature, with and without a dictionary
 
 
@@ -132,6 +138,66 @@ STEPS = (
     ),
 )
 
+ON_RESNET = (
+    Step("resnet18", "the preset `simclr`, batches of 1,024", "", RESNET),
+    Step(
+        "resnet18, small first",
+        "views of half the size for 70 % of the steps",
+        "resnet18",
+        {**RESNET, "resolution": SMALL_FIRST},
+    ),
+    Step("resnet18, half size", "views of half the size all the time", "resnet18", {**RESNET, "resolution": "0.5"}),
+    Step(
+        "resnet18, dcl",
+        "decoupled loss",
+        "resnet18, small first",
+        {**RESNET, "method": "dcl", "resolution": SMALL_FIRST},
+    ),
+    Step(
+        "resnet18, four views",
+        "four views of a picture, each against each",
+        "resnet18, dcl",
+        {**RESNET, "method": "dcl", "resolution": SMALL_FIRST},
+        {"method.views": crops(4)},
+    ),
+    Step(
+        "resnet18, Muon",
+        "Muon instead of AdamW",
+        "resnet18, dcl",
+        {**RESNET, "method": "dcl", "resolution": SMALL_FIRST},
+        {"optimizer": "Muon()"},
+    ),
+    Step(
+        "resnet18, ReSSL",
+        "soft targets from a weak view",
+        "resnet18, small first",
+        {**RESNET, "method": "ressl", "resolution": SMALL_FIRST},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """A set, the steps of its ladder, and the kind of machine that they are measured on, the ledger's `scale`."""
+
+    data: str
+    steps: tuple[Step, ...]
+    scale: str = "cpu"
+
+    def expects(self, minutes: float) -> str:
+        """What the first step is expected to come to; for a CPU the ledger says."""
+        if self.scale == "cpu":
+            return ""
+        epochs = 60.0 * minutes * PER_SECOND / 50_000
+        return f"{self.steps[0].name} is expected to see {epochs:.0f} epochs in {minutes:g} min on an H200"
+
+
+TRACKS = {
+    "cifar10": Track("cifar10", STEPS),
+    "fashion_mnist": Track("fashion_mnist", STEPS),
+    "cifar10_resnet18": Track("cifar10", ON_RESNET, "gpu"),
+}
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -143,8 +209,8 @@ class Pictures:
     test_y: Any
 
 
-def read(track: str, miniature: bool) -> Pictures:
-    """A track's pictures; made ones for the miniature."""
+def read(data: str, miniature: bool) -> Pictures:
+    """A set's pictures; made ones for the miniature."""
     if miniature:
         random = np.random.default_rng(0)
         y = np.arange(160) % 4
@@ -154,7 +220,7 @@ def read(track: str, miniature: bool) -> Pictures:
     from shared_pictures import reader
 
     load = reader()
-    return Pictures(*(load.cifar10((1, 2, 3, 4, 5)) if track == "cifar10" else load.fashion_mnist()))
+    return Pictures(*(load.cifar10((1, 2, 3, 4, 5)) if data == "cifar10" else load.fashion_mnist()))
 
 
 class Quarters(torch.nn.Module):
@@ -179,7 +245,9 @@ def closed(pictures: Pictures, seed: int, words: int) -> tuple[torch.nn.Module, 
     return Quarters(dictionary), {"train_seconds": round(time.monotonic() - begun, 1), "parameters": dictionary.kernels.numel()}
 
 
-def measured(step: Step, pictures: Pictures, track: str, minutes: float, seed: int, out: Path, miniature: bool) -> ledger.Entry:
+def measured(
+    step: Step, pictures: Pictures, track: Track, minutes: float, seed: int, out: Path, miniature: bool
+) -> ledger.Entry:
     """One run, judged."""
     threads = 1 if miniature else None
     if step.closed:
@@ -189,10 +257,10 @@ def measured(step: Step, pictures: Pictures, track: str, minutes: float, seed: i
         what, cost = lightly(pictures.x, SMALL_ENCODERS[False] if miniature else step.peer, minutes, seed)
         size = {"size": pictures.x.shape[1]}
     else:
-        folder = out / f"{track}-{step.name.replace(' ', '-')}-{minutes:g}-{seed}"
+        folder = out / f"{track.data}-{step.name.replace(' ', '-')}-{minutes:g}-{seed}"
         given, fitted = dict(step.given), str(step.given.get("encoder", NAME)).startswith(NAME)
         if miniature:
-            given["encoder"] = SMALL_ENCODERS[fitted]
+            given |= {"encoder": SMALL_ENCODERS[fitted], **({"batch_size": 32} if "batch_size" in given else {})}
         length = max(minutes - FIT * fitted, 0.5 * minutes)
         what = smallview.pretrain(
             pictures.x, minutes=length, seed=seed, sets=dict(step.sets), out=folder, threads=threads, quiet=True, **given
@@ -208,13 +276,15 @@ def measured(step: Step, pictures: Pictures, track: str, minutes: float, seed: i
             floors = {f"{name} untrained": row.floor_untrained, f"{name} pixels": row.floor_pixels}
             found |= {name: row.value, **{key: value for key, value in floors.items() if value is not None}}
     settings = {"minutes": minutes, **step.said()}
-    return ledger.entry(EXPERIMENT, step.name, settings, track, seed, cost, found, "miniature" if miniature else "cpu")
+    return ledger.entry(
+        EXPERIMENT, step.name, settings, track.data, seed, cost, found, "miniature" if miniature else track.scale
+    )
 
 
 def main() -> None:
     """Run the steps that are missing, and print the ladder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--track", choices=("cifar10", "fashion_mnist"), default="cifar10")
+    parser.add_argument("--track", choices=tuple(TRACKS), default="cifar10")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--steps", default="", help="names with | between; all by default")
     parser.add_argument("--seeds", default="0")
@@ -222,27 +292,32 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--miniature", action="store_true")
     asked = parser.parse_args()
+    track = TRACKS[asked.track]
     if asked.list:
-        for step in STEPS:
+        for step in track.steps:
             print(f"{step.name}: {step.change}" + f", from {step.of}" * bool(step.of))
+        if expected := track.expects(asked.minutes):
+            print(expected)
         return
+    if track.scale == "gpu" and not asked.miniature and not torch.cuda.is_available():
+        sys.exit(f"--track {asked.track} is measured on a GPU and torch sees none; --miniature shows that its steps run")
     minutes = 0.005 if asked.miniature else asked.minutes
-    names = asked.steps.split("|") if asked.steps else [step.name for step in STEPS]
-    unknown = set(names) - {step.name for step in STEPS}
+    names = asked.steps.split("|") if asked.steps else [step.name for step in track.steps]
+    unknown = set(names) - {step.name for step in track.steps}
     if unknown:
         sys.exit(f"no step is called {', '.join(sorted(unknown))}; --list tells them")
     with tempfile.TemporaryDirectory() as scratch:
         out = asked.out or Path(scratch)
         out.mkdir(parents=True, exist_ok=True)
         path = out / "ledger.jsonl"
-        pictures = read(asked.track, asked.miniature)
+        pictures = read(track.data, asked.miniature)
         for seed in map(int, asked.seeds.split(",")):
-            for step in STEPS:
+            for step in track.steps:
                 known = ledger.read(path, EXPERIMENT) if path.exists() else []
                 done = {(e.arm, e.data, e.seed, e.settings["minutes"]) for e in known}
-                if step.name in names and (step.name, asked.track, seed, minutes) not in done:
+                if step.name in names and (step.name, track.data, seed, minutes) not in done:
                     try:
-                        one = measured(step, pictures, asked.track, minutes, seed, out, asked.miniature)
+                        one = measured(step, pictures, track, minutes, seed, out, asked.miniature)
                     except ImportError as error:
                         print(f"left out: {step.name}: {error}")
                         continue

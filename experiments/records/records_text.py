@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ladder import STEPS, Step
+from ladder import TRACKS, Step
 
 from smallview import ledger
 
-TITLES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
+TITLES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "cifar10_resnet18": "CIFAR-10, ResNet-18 on a GPU"}
 HEAD = ("step", "what it is", "linear %", "kNN %", "gain", "seconds", "epochs", "TFLOP", "seeds")
 
 
@@ -40,13 +40,14 @@ def ladder(track: str, minutes: float, entries: Sequence[ledger.Entry]) -> str:
     for one in entries:
         runs.setdefault(one.arm, {})[one.seed] = one
     lines = [list(HEAD), ["---", "---", *["---:"] * (len(HEAD) - 2)]]
-    lines += [_row(step, runs[step.name], runs.get(step.of, {})) for step in STEPS if step.name in runs]
+    lines += [_row(step, runs[step.name], runs.get(step.of, {})) for step in TRACKS[track].steps if step.name in runs]
+    plain, encoder = ("plain", "dense_small") if TRACKS[track].scale == "cpu" else ("resnet18", "resnet18")
     for floor in ("untrained", "pixels"):
         found = [[e.rows[f"{kind} {floor}"] for e in entries if f"{kind} {floor}" in e.rows] for kind in ("linear", "knn20")]
         if floor == "untrained":  # of as many encoders as there are
-            found = [[e.rows[f"{kind} {floor}"] for e in runs.get("plain", {}).values()] for kind in ("linear", "knn20")]
+            found = [[e.rows[f"{kind} {floor}"] for e in runs.get(plain, {}).values()] for kind in ("linear", "knn20")]
         if found[0]:
-            what = {"untrained": "dense_small as it begins", "pixels": "no encoder"}[floor]
+            what = {"untrained": f"{encoder} as it begins", "pixels": "no encoder"}[floor]
             lines.append([f"floor: {floor}", what, *(f"{statistics.fmean(values):.2f}" for values in found), *["-"] * 5])
     machines = "; ".join(sorted({f"{e.machine}, torch {e.versions.get('torch', '?')}" for e in entries}))
     head = f"### {TITLES.get(track, track)}, {minutes:g} minutes\n\n{machines}\n\n"
@@ -55,11 +56,11 @@ def ladder(track: str, minutes: float, entries: Sequence[ledger.Entry]) -> str:
 
 def ladders(entries: Sequence[ledger.Entry]) -> str:
     """All of them."""
-    kinds = sorted({(e.data, float(e.settings["minutes"])) for e in entries})
-    made = [
-        ladder(data, minutes, [e for e in entries if (e.data, e.settings["minutes"]) == (data, minutes)])
-        for data, minutes in kinds
-    ]
+    made = []
+    for name, track in TRACKS.items():
+        own = [e for e in entries if (e.data, e.scale) == (track.data, track.scale)]
+        for minutes in sorted({float(e.settings["minutes"]) for e in own}):
+            made.append(ladder(name, minutes, [e for e in own if e.settings["minutes"] == minutes]))
     return "\n".join(made or ["Not measured yet.\n"])
 
 
