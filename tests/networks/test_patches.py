@@ -173,3 +173,23 @@ def test_a_stage_with_fewer_layers_hands_its_dictionary_on(tmp_path: Path) -> No
     assert before.num_features == 10 + 32 and after.num_features == 12 + 32
     for name in ("dictionary.kernels", "dictionary.shift", "mean", "scale"):
         assert torch.equal(before.state_dict()[name], after.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("side", "stride"), [(32, 1), (13, 1), (33, 2)])
+def test_averages_made_of_some_pictures_at_a_time_are_those_of_all_maps(
+    side: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    dictionary = Dictionary(3, 24, stride)
+    images = torch.randn(23, 3, side, side)
+    maps = dictionary(images)
+    monkeypatch.setattr(patches, "IN_CACHE", 5 * side * side)  # 5 pictures at a time, and 3 at the end
+    halved, quarters = dictionary.averaged(images)
+    assert torch.equal(halved, torch.nn.functional.avg_pool2d(maps, 2, ceil_mode=True)) and len(quarters) == len(images)
+    for i, (row, column) in enumerate((r, c) for r in (0, 1) for c in (0, 1)):
+        high, wide = maps.shape[2:]
+        rows = slice(0, (high + 1) // 2) if row == 0 else slice(high // 2, high)
+        columns = slice(0, (wide + 1) // 2) if column == 0 else slice(wide // 2, wide)
+        torch.testing.assert_close(
+            quarters[:, 24 * i : 24 * (i + 1)], maps[:, :, rows, columns].mean((2, 3)), rtol=1e-5, atol=1e-6
+        )
