@@ -165,7 +165,8 @@ class OnPatches(nn.Module):
         super().__init__()
         words, *behind = widths
         self.dictionary = Dictionary(in_channels, words, 1 if stem == "small" else 2)
-        self.norm = nn.BatchNorm2d(words)
+        # the convolution behind it scales as well, and without a weight here no gradient has to go back through that convolution
+        self.norm = nn.BatchNorm2d(words, affine=False)
         layers: list[nn.Module] = []
         before = words
         for i, width in enumerate(behind):

@@ -79,7 +79,7 @@ class PatchEncoder(nn.Module):
     def __init__(self, in_channels: int, words: int, widths: list[int], strides: list[int], **dictionary: Any) -> None:
         super().__init__()
         self.dictionary = Dictionary(in_channels, words, **dictionary)
-        self.norm = nn.BatchNorm2d(words)
+        self.norm = nn.BatchNorm2d(words, affine=False)
         self.body = stack(words, widths, strides)
         self.num_features = widths[-1] + 4 * words
         self.register_buffer("mean", torch.zeros(4 * words))
