@@ -43,7 +43,7 @@ def shifted(name: str, scale: Scale) -> Pictures:
         x, test_x, size = np.where(x[..., 0] > 90, x[..., 0], 0), np.where(test_x[..., 0] > 90, test_x[..., 0], 0), 16
     else:
         flowers = sorted(Path(plain("flowers", scale).unlabeled).rglob("*.jpg"))[:200]
-        photographs, size = [np.asarray(decode(path.read_bytes()).pixels) for path in flowers], scale.size
+        photographs, size = [decode(path.read_bytes()) for path in flowers], scale.size
     parts = background_shift((x, y), (test_x, test_y), photographs, size=size)
     pad = (size - x.shape[1]) // 2
     masks = np.pad(x > 0, ((0, 0), (pad, size - x.shape[1] - pad), (pad, size - x.shape[2] - pad)))
