@@ -39,7 +39,7 @@ CLAIM = Claim(
     "Several large views and a few small ones make better representations than two (Tomasev et al., 2022).",
     arms,
     against="2 + 0",
-    found="At equal compute more views bring nothing here: -0.7 to +0.9 points for two large and four small ones, for four large, for four and two. "
+    found="At equal compute more views bring nothing here: -0.7 to +0.9 points for two large and four small ones, four large, or four and two. "
     "At equal epochs they do, for what they cost: +1.8 and +2.1 with four small ones at 1.5 times the compute, +4.0 and +3.7 with four and "
     "two at 2.3 times.",
     telling=("2 + 4, equal compute", "4 + 2, equal compute", "4 + 2, equal epochs"),
