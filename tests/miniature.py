@@ -85,6 +85,7 @@ NOT_WRITTEN = {
 }
 # Options in running text that are not of the command line, and where they are.
 OTHERS = {
+    "--track": "experiments/records/ladder.py",
     "--data": "experiments/label_first.py",
     "--round": "experiments/label_first.py",
     "--commands": "experiments/claims/grid.py",

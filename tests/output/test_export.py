@@ -36,8 +36,8 @@ def built(name: str, size: int = 32, channels: int = 3, **options: object) -> tu
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.0, 0.1)
+            for tensor in (module.weight, module.bias) if module.affine else ():
+                nn.init.uniform_(tensor, *((0.5, 1.5) if tensor is module.weight else (-0.2, 0.2)))
     return net.eval(), replace(config, mean=MEAN[:channels], std=STD[:channels])
 
 
