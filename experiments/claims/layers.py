@@ -22,20 +22,18 @@ def arms(scale: Scale) -> Sequence[Arm]:
 
 
 def every_layer(run: Path, data: Pictures, scale: Scale) -> dict[str, float]:
-    """The probe by layer: the last of the encoder and of the projector, and all by name."""
+    """The probe by layer: the features, the map before the last, the projector's ends, and all by name."""
     rows = smallview.evaluate(run, data.train, data.test, "layers", leaks=False, threads=scale.threads)
     found = {row.metric.split(" ")[1]: row for row in rows if row.metric.startswith("layers ")}
-    encoder = [name for name in found if not name.startswith("projector") and name != "pixels"]
+    maps = [name for name in found if not name.startswith("projector") and name not in ("pixels", "features")]
     head = [name for name in found if name.startswith("projector")]
-    out = {name: found[name].value for name in (*encoder, *head)}
-    best = max(encoder, key=lambda name: found[name].value)
+    features = found["features"]
     return {
-        **out,
-        "last": found[encoder[-1]].value,
-        "last untrained": found[encoder[-1]].floor_untrained,
-        "last pixels": found[encoder[-1]].floor_pixels,
-        "before": found[encoder[-2]].value,
-        "best": found[best].value,
+        **{name: found[name].value for name in (*maps, "features", *head)},
+        "linear": features.value,
+        "linear untrained": features.floor_untrained,
+        "linear pixels": features.floor_pixels,
+        "before": found[maps[-2]].value,  # the features are the average of the last map
         "head first": found[head[0]].value,
         "head last": found[head[-1]].value,
     }
@@ -47,9 +45,11 @@ CLAIM = Claim(
     "The projector's output is worse than the features before it, by tens of points (Bordes et al., 2022, on which FFCV-SSL builds).",
     arms,
     against="simclr",
+    found="By 4.5 to 6.6 points here in all eight runs, not by tens; the projector's first layer is as good as the features (-1.8 to +0.9). The "
+    "features, the average of the last map, are 1.6 to 4.9 points above the map before it, with every method.",
     columns={
-        "encoder's last, linear %": "last",
-        "its last but one": "before",
+        "features, linear %": "linear",
+        "the map before the last": "before",
         "projector's first": "head first",
         "projector's last": "head last",
     },
