@@ -30,14 +30,14 @@ BEST = (("default", "plain"), ("default", "lightly"), ("plain", "lightly"))
 Runs = dict[int, ledger.Entry]
 
 
-def line(what: str, runs: Runs, beside: str, others: Runs, command: str) -> str:
-    """One comparison as a row of the table; empty without runs of both."""
+def line(what: str, runs: Runs, beside: str, others: Runs, command: str, metric: str = "linear") -> str:
+    """One comparison as a row of the table, by a metric that is a linear probe's accuracy; empty without runs of both."""
     if not runs or not others:
         return ""
-    apart = [_linear(runs[seed]) - _linear(others[seed]) for seed in sorted(runs) if seed in others]
-    floors = [e.rows["linear untrained"] for e in runs.values() if "linear untrained" in e.rows]
+    apart = [_linear(runs[seed], metric) - _linear(others[seed], metric) for seed in sorted(runs) if seed in others]
+    floors = [e.rows[f"{metric} untrained"] for e in runs.values() if f"{metric} untrained" in e.rows]
     cells = [
-        *(what, _mean(runs), beside, _mean(others), ", ".join(f"{value:+.1f}" for value in apart) or "-"),
+        *(what, _mean(runs, metric), beside, _mean(others, metric), ", ".join(f"{value:+.1f}" for value in apart) or "-"),
         *(f"{statistics.fmean(floors):.1f}" if floors else "-", f"`{command}`"),
     ]
     return f"| {' | '.join(cells)} |\n"
@@ -70,23 +70,23 @@ def headlines(entries: Sequence[ledger.Entry]) -> str:
             runs, others = (of(SMALL, data, name, encoder=encoder, method=method) for name in (arm, "full"))
             made.append(line(f"{data}, {encoder}, {method}: {arm}", runs, "full size", others, f"{command} --out runs/small"))
     for claim in claims_page.claims():
+        title, metric = next(iter(claim.columns.items()))
+        what = f"{claim.title[:1].lower()}{claim.title[1:]}{', ' * (title != 'linear %')}{title.removesuffix('linear %').rstrip(', ')}"
+        command = f"python experiments/claims/{claim.experiment}.py --out runs/claims"
         for data in claim.data:
             for arm in claim.telling:
                 runs, others = (of(claim.experiment, data, name) for name in (arm, claim.against))
-                command = f"python experiments/claims/{claim.experiment}.py --out runs/claims"
-                made.append(
-                    line(f"{data}, {claim.title[:1].lower()}{claim.title[1:]}: {arm}", runs, claim.against, others, command)
-                )
+                made.append(line(f"{data}, {what}: {arm}", runs, claim.against, others, command, metric))
     return "".join(made)
 
 
-def _linear(entry: ledger.Entry) -> float:
-    """The figure of a claim that has a plain linear probe, or of an older line."""
-    return next(value for metric, value in entry.rows.items() if metric == "linear" or metric.startswith("linear top"))
+def _linear(entry: ledger.Entry, metric: str) -> float:
+    """The figure of that name, or of an older line."""
+    return next(value for name, value in entry.rows.items() if name == metric or name.startswith(f"{metric} top"))
 
 
-def _mean(runs: Runs) -> str:
-    values = [_linear(e) for e in runs.values()]
+def _mean(runs: Runs, metric: str) -> str:
+    values = [_linear(e, metric) for e in runs.values()]
     return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 

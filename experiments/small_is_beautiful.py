@@ -40,6 +40,7 @@ from smallview.stages import Stage
 from smallview.training.cost import forward_macs
 
 EXPERIMENT = "small_is_beautiful"
+FULL, SUPERVISED = "full", "supervised"
 FIRST, RAMP = 0.7, 0.7  # what part of the steps is small
 Pair = tuple[Any, Any]
 
@@ -79,7 +80,7 @@ def arms(encoder: str, size: int, epochs: float, channels: int, heads: Heads) ->
         return Stage(size, epochs=FIRST * length, depth=depth - 1), Stage(size, epochs=(1.0 - FIRST) * length, depth=depth)
 
     return [
-        Arm("full", {"epochs": epochs}),
+        Arm(FULL, {"epochs": epochs}),
         Arm("half, then full; equal epochs", {"stages": halves(epochs)}),
         Arm("half, then full; equal compute", {"stages": halves(epochs / two)}),
         Arm("ramp; equal epochs", {"resolution": ramp, "epochs": epochs}),
@@ -137,7 +138,7 @@ def measure(
     summary = json.loads((run / "summary.json").read_text())
     told = {name: _said(value) for name, value in settings.items() if value is not None and name not in ("seed", "threads")}
     measured = {row.metric: row.value for row in rows if row.metric.startswith(("linear", "knn20"))}
-    what = "supervised" if given.supervised else given.method
+    what = SUPERVISED if given.supervised else given.method
     return ledger.entry(EXPERIMENT, arm.name, {"method": what, **told}, given.data, seed, summary["cost"], measured)
 
 
@@ -170,7 +171,7 @@ def table(entries: Sequence[ledger.Entry]) -> str:
         by_arm: dict[str, list[ledger.Entry]] = {}
         for one in own:
             by_arm.setdefault(one.arm, []).append(one)
-        full = by_arm.get("full", [])
+        full = by_arm.get(FULL, [])
         lines += [
             f"{group[2]}, {group[1]}, {group[0]}:",
             "",
@@ -188,7 +189,34 @@ def table(entries: Sequence[ledger.Entry]) -> str:
             seconds = min(r.cost["train_seconds"] for r in runs)
             lines.append(f"| {arm} | {figures[0]} | {figures[1]} | {flops:.2f} | {seconds:.0f} | {len(runs)} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_who_loses(entries)])
+
+
+def _who_loses(entries: Sequence[ledger.Entry]) -> list[str]:
+    """What each schedule loses or gains against `full`, without labels and with them: seed by seed, of the seeds that have both."""
+    kinds = sorted({(e.data, str(e.settings["encoder"]), str(e.settings["method"])) for e in entries})
+    lines: list[str] = []
+    for data, encoder in sorted({kind[:2] for kind in kinds if kind[2] == SUPERVISED}):
+        methods = [kind[2] for kind in kinds if kind[:2] == (data, encoder)]
+        own = {
+            (e.settings["method"], e.arm, e.seed): next(v for name, v in e.rows.items() if name.startswith("linear "))
+            for e in entries
+            if (e.data, e.settings["encoder"]) == (data, encoder)
+        }
+        lines += [
+            f"Points against `full`, seed by seed, {encoder}, {data}:",
+            "",
+            f"| schedule | {' | '.join(methods)} |",
+            f"|---{'|---' * len(methods)}|",
+        ]
+        for arm in dict.fromkeys(arm for _, arm, _ in own if arm != FULL):
+            cells = []
+            for method in methods:
+                seeds = sorted(s for m, a, s in own if (m, a) == (method, arm) and (method, FULL, s) in own)
+                cells.append(", ".join(f"{own[method, arm, s] - own[method, FULL, s]:+.1f}" for s in seeds) or "-")
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -228,7 +256,7 @@ def main() -> None:
         wanted = tuple(given.arms.split("|"))
         heads = smallview.method(given.method).heads
         chosen = [arm for arm in arms(given.encoder, given.size, given.epochs, 3, heads) if arm.name.startswith(wanted)]
-        method = "supervised" if given.supervised else given.method
+        method = SUPERVISED if given.supervised else given.method
         for seed in map(int, given.seeds.split(",")):
             for arm in chosen:
                 done = [

@@ -63,6 +63,16 @@ def test_starting_small_in_miniature(server: Server, tmp_path: Path) -> None:
     assert flops["full"] == 1.0 and 0.3 < flops["half, then full; equal epochs"] < 0.8
     # what is called equal compute costs what `full` does, up to whole epochs of few steps
     assert all(abs(value - 1.0) < 0.3 for name, value in flops.items() if "equal compute" in name or "equal steps" in name)
+    again = ("--supervised", "--arms", "full|half, then full; equal epochs")
+    said = printed(server, "small_is_beautiful", "--miniature", "--seeds", "0", "--out", str(tmp_path), *again)
+    assert "| schedule | simclr | supervised |" in said
+    linear = (
+        {line["arm"]: line["linear top-1 %"] for line in lines},
+        {line["arm"]: line["linear top-1 %"] for line in results(said)},
+    )
+    half = "half, then full; equal epochs"
+    lost = [f"{own[half] - own['full']:+.1f}" for own in linear]
+    assert said.splitlines().count(f"| {half} | {lost[0]} | {lost[1]} |") == 1
 
 
 def test_the_recipes_in_miniature(server: Server) -> None:

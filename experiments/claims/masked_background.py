@@ -67,6 +67,7 @@ CLAIM = Claim(
     "Training on pictures whose background is masked now and then makes representations that rely on it less (Tomasev et al., 2022).",
     arms,
     against="no masks",
+    telling=("estimated, p = 0.3", "known, p = 0.3"),
     columns={"shuffled, linear %": "shuffled", "same, linear %": "same", "lost, points": "lost"},
     judge=both_backgrounds,
     data=("fashion_mnist",),
