@@ -68,9 +68,9 @@ CLAIM = Claim(
     arms,
     against="no masks",
     telling=("estimated, p = 0.3", "known, p = 0.3"),
-    found="They do, in both seeds: on shuffled backgrounds +2.7 and +3.2 points with known masks and p = 0.3, +1.5 and +2.1 with masks estimated from "
-    "the picture itself, and 4.7 and 5.4 points are lost instead of 7.5. Where backgrounds are as in training nothing that two seeds show is "
-    "paid for it (+0.2 and -0.3).",
+    found="They do, in both seeds: on shuffled backgrounds +2.7 and +3.2 points with known masks and p = 0.3, +1.5 and +2.1 with masks "
+    "estimated from the picture itself, and 4.7 and 5.4 points are lost instead of 7.5. Where backgrounds are as in training nothing "
+    "that two seeds show is paid for it (+0.2 and -0.3).",
     columns={"shuffled, linear %": "shuffled", "same, linear %": "same", "lost, points": "lost"},
     judge=both_backgrounds,
     data=("fashion_mnist",),
