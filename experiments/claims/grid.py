@@ -239,10 +239,16 @@ def table(claim: Claim, entries: Sequence[ledger.Entry]) -> str:
             )
             seconds = statistics.fmean(e.cost["train_seconds"] for e in by_seed.values())
             lines.append([arm, *figures, against, f"{cost:.2f}", f"{seconds:.0f}", str(len(by_seed))])
-        for floor in ("untrained", "pixels"):
-            figures = [_mean([e.rows[f"{m} {floor}"] for e in own if f"{m} {floor}" in e.rows]) for m in claim.columns.values()]
+        encoders = list(dict.fromkeys(str(e.settings["encoder"]) for e in own))
+        floors = {"pixels": own}
+        for encoder in reversed(encoders):
+            called = "untrained" if len(encoders) == 1 else f"untrained, {encoder}"
+            floors = {called: [e for e in own if e.settings["encoder"] == encoder], **floors}
+        for called, some in floors.items():
+            kind = called.split(",")[0]
+            figures = [_mean([e.rows[f"{m} {kind}"] for e in some if f"{m} {kind}" in e.rows]) for m in claim.columns.values()]
             if figures[0] != "-":
-                lines.append([f"floor: {floor}", *figures, "-", "-", "-", "-"])
+                lines.append([f"floor: {called}", *figures, "-", "-", "-", "-"])
         machines = sorted({e.machine for e in own})
         below = "" if claim.more is None else "\n" + claim.more(own)
         blocks.append(
