@@ -21,7 +21,7 @@ PATCHES, ROUNDS = 50_000, 8
 IN_CACHE = 2**14  # pixels of pictures whose maps are made at a time
 EVENED = 300  # pictures that tell the mean and the deviation of the dictionary's features
 CONTRAST, WHITE, THRESHOLD = 0.15, 0.1, 0.5  # on pictures of deviation 1
-SHARE = 0.5  # the deviation that the dictionary's features get: about that of trained ones
+SHARE = 0.1  # the deviation that the dictionary's features get, about half that of trained ones: more costs neighbours and few labels dearly
 
 
 def words_of(name: str) -> tuple[int, ...] | None:
