@@ -239,11 +239,11 @@ def table(claim: Claim, entries: Sequence[ledger.Entry]) -> str:
             )
             seconds = statistics.fmean(e.cost["train_seconds"] for e in by_seed.values())
             lines.append([arm, *figures, against, f"{cost:.2f}", f"{seconds:.0f}", str(len(by_seed))])
-        encoders = list(dict.fromkeys(str(e.settings["encoder"]) for e in own))
+        encoders = list(dict.fromkeys(e.settings.get("encoder") for e in own))
         floors = {"pixels": own}
         for encoder in reversed(encoders):
             called = "untrained" if len(encoders) == 1 else f"untrained, {encoder}"
-            floors = {called: [e for e in own if e.settings["encoder"] == encoder], **floors}
+            floors = {called: [e for e in own if e.settings.get("encoder") == encoder], **floors}
         for called, some in floors.items():
             kind = called.split(",")[0]
             figures = [_mean([e.rows[f"{m} {kind}"] for e in some if f"{m} {kind}" in e.rows]) for m in claim.columns.values()]
