@@ -239,16 +239,15 @@ def table(claim: Claim, entries: Sequence[ledger.Entry]) -> str:
             )
             seconds = statistics.fmean(e.cost["train_seconds"] for e in by_seed.values())
             lines.append([arm, *figures, against, f"{cost:.2f}", f"{seconds:.0f}", str(len(by_seed))])
-        encoders = list(dict.fromkeys(e.settings.get("encoder") for e in own))
-        floors = {"pixels": own}
-        for encoder in reversed(encoders):
-            called = "untrained" if len(encoders) == 1 else f"untrained, {encoder}"
-            floors = {called: [e for e in own if e.settings.get("encoder") == encoder], **floors}
-        for called, some in floors.items():
-            kind = called.split(",")[0]
-            figures = [_mean([e.rows[f"{m} {kind}"] for e in some if f"{m} {kind}" in e.rows]) for m in claim.columns.values()]
+        encoders = dict.fromkeys(e.settings.get("encoder") for e in own)
+        several = len(encoders) > 1
+        floors = [(f", {one}" * several, "untrained", [e for e in own if e.settings.get("encoder") == one]) for one in encoders]
+        for which, floor, some in [*floors, ("", "pixels", own)]:
+            figures = [
+                _mean([e.rows[f"{m} {floor}"] for e in some if f"{m} {floor}" in e.rows]) for m in claim.columns.values()
+            ]
             if figures[0] != "-":
-                lines.append([f"floor: {called}", *figures, "-", "-", "-", "-"])
+                lines.append([f"floor: {floor}{which}", *figures, "-", "-", "-", "-"])
         machines = sorted({e.machine for e in own})
         below = "" if claim.more is None else "\n" + claim.more(own)
         blocks.append(

@@ -91,11 +91,10 @@ def gaps(entries: Sequence[ledger.Entry]) -> str:
         f"| network | parameters, millions | {before}, linear % | all levers | gain | behind the ResNet, {before} | all levers |",
         f"| --- |{' ---: |' * 6}",
     ]
+    resnet = rows.get("ResNet")
     for encoder, millions, first, last in rows.values():
-        apart = (
-            [f"{known[k] - value:.2f}" for k, value in ((2, first), (3, last))] if (known := rows.get("ResNet")) else ["-", "-"]
-        )
-        lines.append(f"| {encoder} | {millions:.2f} | {first:.2f} | {last:.2f} | {last - first:+.2f} | {' | '.join(apart)} |")
+        behind = f"{resnet[2] - first:.2f} | {resnet[3] - last:.2f}" if resnet else "- | -"
+        lines.append(f"| {encoder} | {millions:.2f} | {first:.2f} | {last:.2f} | {last - first:+.2f} | {behind} |")
     return "\n".join(lines) + "\n"
 
 
